@@ -1,0 +1,96 @@
+"""Declarations of agents: a name, a model, a system prompt and limits. No I/O happens here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from agentobs.errors import UsageError
+
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+Cache = Literal["5m", "1h"]
+Accepted = Literal["max_tokens", "refusal", "context_window"]
+
+# A plain answer of more tokens could take longer than the client's ten-minute limit
+# (anthropic SDK: max_tokens * 3600 / 128000 > 600 s is refused), so such calls stream.
+MAX_PLAIN_TOKENS: Final = 21_333
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+
+
+def check_name(name: object, what: str) -> None:
+    """Raise `UsageError` unless `name` can be a metric label and part of a span name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{what} name {name!r:.80} cannot be used: expected 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """What is asked of a model, and within which limits.
+
+    `timeout_s` bounds one attempt from request to last byte; `attempts` how often a turn is tried in all;
+    `cache` puts the system prompt and the conversation so far into the provider's prompt cache for that long;
+    `stream` defaults to False, and to True above 21,333 `max_tokens`; `accept` names finished failures
+    (`max_tokens`, `refusal`, `context_window`) whose text is returned as if it were whole.
+
+    Raises `UsageError` at once for a value that could only fail later.
+    """
+
+    name: str
+    model: str
+    system: str = ""
+    provider: str = "anthropic"
+    max_tokens: int = 4096
+    timeout_s: float = 600.0
+    attempts: int = 3
+    effort: Effort | None = None
+    cache: Cache | None = None
+    stream: bool | None = None
+    accept: frozenset[Accepted] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "agent")
+        if not isinstance(self.model, str) or not self.model.strip():
+            raise UsageError(
+                f"agent {self.name!r}: model is {self.model!r:.80}, expected a model's id such as 'claude-haiku-4-5'"
+            )
+        self._check(
+            "max_tokens",
+            isinstance(self.max_tokens, int) and self.max_tokens >= 1,
+            "a whole number of at least 1",
+        )
+        self._check(
+            "timeout_s", isinstance(self.timeout_s, int | float) and self.timeout_s > 0, "seconds above 0"
+        )
+        self._check(
+            "attempts", isinstance(self.attempts, int) and self.attempts >= 1, "a whole number of at least 1"
+        )
+        self._check(
+            "effort",
+            self.effort is None or self.effort in get_args(Effort),
+            f"one of {', '.join(get_args(Effort))}",
+        )
+        self._check("cache", self.cache is None or self.cache in get_args(Cache), "'5m' or '1h'")
+        object.__setattr__(self, "accept", frozenset(self.accept))
+        self._check(
+            "accept", self.accept <= set(get_args(Accepted)), f"some of {', '.join(get_args(Accepted))}"
+        )
+        if self.stream is False and self.max_tokens > MAX_PLAIN_TOKENS:
+            raise UsageError(
+                f"agent {self.name!r}: stream=False with max_tokens={self.max_tokens}: an answer of more than "
+                f"{MAX_PLAIN_TOKENS} tokens must be streamed; leave stream out or lower max_tokens"
+            )
+
+    def _check(self, name: str, good: bool, expected: str) -> None:
+        if not good:
+            raise UsageError(
+                f"agent {self.name!r}: {name} is {getattr(self, name)!r:.80}, expected {expected}"
+            )
+
+    @property
+    def streams(self) -> bool:
+        """Whether answers are streamed."""
+        return self.max_tokens > MAX_PLAIN_TOKENS if self.stream is None else self.stream
