@@ -1,1 +1,14 @@
-__version__ = "0.1.0"
+"""Durable, observable multi-agent Claude workflows.
+
+    from agentobs import Agent, RunContext, StepFailed, step, workflow
+"""
+
+from __future__ import annotations
+
+from agentobs.agents import Agent
+from agentobs.errors import AgentobsError, StepFailed, UsageError
+from agentobs.runtime.context import RunContext
+from agentobs.version import __version__
+from agentobs.workflows import step, workflow
+
+__all__ = ["Agent", "AgentobsError", "RunContext", "StepFailed", "UsageError", "__version__", "step", "workflow"]

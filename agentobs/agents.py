@@ -62,12 +62,8 @@ class Agent:
             isinstance(self.max_tokens, int) and self.max_tokens >= 1,
             "a whole number of at least 1",
         )
-        self._check(
-            "timeout_s", isinstance(self.timeout_s, int | float) and self.timeout_s > 0, "seconds above 0"
-        )
-        self._check(
-            "attempts", isinstance(self.attempts, int) and self.attempts >= 1, "a whole number of at least 1"
-        )
+        self._check("timeout_s", isinstance(self.timeout_s, int | float) and self.timeout_s > 0, "seconds above 0")
+        self._check("attempts", isinstance(self.attempts, int) and self.attempts >= 1, "a whole number of at least 1")
         self._check(
             "effort",
             self.effort is None or self.effort in get_args(Effort),
@@ -75,9 +71,7 @@ class Agent:
         )
         self._check("cache", self.cache is None or self.cache in get_args(Cache), "'5m' or '1h'")
         object.__setattr__(self, "accept", frozenset(self.accept))
-        self._check(
-            "accept", self.accept <= set(get_args(Accepted)), f"some of {', '.join(get_args(Accepted))}"
-        )
+        self._check("accept", self.accept <= set(get_args(Accepted)), f"some of {', '.join(get_args(Accepted))}")
         if self.stream is False and self.max_tokens > MAX_PLAIN_TOKENS:
             raise UsageError(
                 f"agent {self.name!r}: stream=False with max_tokens={self.max_tokens}: an answer of more than "
@@ -86,9 +80,7 @@ class Agent:
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            raise UsageError(
-                f"agent {self.name!r}: {name} is {getattr(self, name)!r:.80}, expected {expected}"
-            )
+            raise UsageError(f"agent {self.name!r}: {name} is {getattr(self, name)!r:.80}, expected {expected}")
 
     @property
     def streams(self) -> bool:

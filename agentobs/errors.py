@@ -56,9 +56,7 @@ class InvalidInput(UsageError):
     problem = "invalid-input"
     title = "Invalid input"
 
-    def __init__(
-        self, message: str, fields: tuple[tuple[str, str], ...] = (), *, too_large: bool = False
-    ) -> None:
+    def __init__(self, message: str, fields: tuple[tuple[str, str], ...] = (), *, too_large: bool = False) -> None:
         super().__init__(message)
         self.fields = fields
         if too_large:

@@ -124,9 +124,7 @@ class Run:
     error_message: str | None = None
     error_step: int | None = None
     error_agent: str | None = None
-    error_detail: str | None = (
-        None  # JSON text: the traceback; content, so only in the journal and run detail
-    )
+    error_detail: str | None = None  # JSON text: the traceback; content, so only in the journal and run detail
     epoch: int = 0
     owner: str | None = None
     next_reason: str = STARTED  # of the execution that the next claim begins
@@ -291,9 +289,7 @@ def trace_id(run_id: str) -> str:
     return run_id.replace("-", "")
 
 
-def span_id(
-    kind: SpanKind, run_id: str, execution: int = 0, key: str = "", turn: int = 0, number: int = 0
-) -> str:
+def span_id(kind: SpanKind, run_id: str, execution: int = 0, key: str = "", turn: int = 0, number: int = 0) -> str:
     """16 hex digits: a 64-bit hash of a record's identity and the kind of span, never 0.
 
     The same record gives the same span id in every process, so exporting twice, or after a crash, gives the

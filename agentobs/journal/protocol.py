@@ -170,9 +170,7 @@ class Journal(Reader, Protocol):
         """Ids after `after` of runs that nobody living owns and that should run, oldest first."""
         ...
 
-    def claim(
-        self, run_id: str, *, worker: str, version: str, max_recoveries: int
-    ) -> asyncio.Future[Claim | None]:
+    def claim(self, run_id: str, *, worker: str, version: str, max_recoveries: int) -> asyncio.Future[Claim | None]:
         """Take the run over: one transaction as DESIGN.md's "Ownership" has it.
 
         None: another living owner has it, it has ended, or it was ended here (parked after too many recoveries,

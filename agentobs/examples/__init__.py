@@ -1,0 +1,1 @@
+"""Workflows that ship with agentobs; the service always registers them."""

@@ -1,0 +1,161 @@
+-- All SQL of the SQLite journal, by name (aiosql). Parameters are the fields of a record.
+
+-- name: insert_run!
+INSERT INTO runs (id, workflow, status, version, tags, idempotency_key, request_hash, traceparent, created_at,
+    epoch, next_reason, resumed_from, recoveries, seq, input)
+VALUES (:id, :workflow, :status, :version, :tags, :idempotency_key, :request_hash, :traceparent, :created_at,
+    :epoch, :next_reason, :resumed_from, :recoveries, :seq, :input);
+
+-- name: insert_tag!
+INSERT INTO run_tags (key, value, run_id) VALUES (:key, :value, :run_id);
+
+-- name: run_by_id^
+SELECT * FROM runs WHERE id = :id;
+
+-- name: run_by_idempotency_key^
+SELECT * FROM runs WHERE idempotency_key = :idempotency_key;
+
+-- name: count_queued$
+SELECT count(*) FROM runs WHERE status = 'queued';
+
+-- name: epoch_of$
+-- The fence: every unit of a run is refused unless its row still stands at the owner's epoch.
+SELECT epoch FROM runs WHERE id = :run_id;
+
+-- name: take_run!
+UPDATE runs SET epoch = :epoch, owner = :owner, status = 'running', started_at = coalesce(started_at, :now),
+    recoveries = :recoveries, resumed_from = :resumed_from, next_reason = 'recovered'
+WHERE id = :id AND epoch = :epoch - 1 AND ended_at IS NULL;
+
+-- name: release_run!
+-- Drained: back to the queue for whoever comes.
+UPDATE runs SET status = 'queued', owner = NULL, next_reason = :next_reason WHERE id = :id AND ended_at IS NULL;
+
+-- name: requeue_run!
+-- Resumed by someone: what was write-once at the first end stays.
+UPDATE runs SET status = 'queued', owner = NULL, next_reason = 'resumed', output = NULL, ended_at = NULL, end_seq = NULL,
+    error_type = NULL, error_message = NULL, error_step = NULL, error_agent = NULL, error_detail = NULL,
+    cancel_requested_at = NULL, recoveries = 0
+WHERE id = :id AND status IN ('failed', 'cancelled');
+
+-- name: close_run!
+UPDATE runs SET status = :status, output = :output, ended_at = :ended_at, end_seq = :end_seq, owner = NULL,
+    error_type = :error_type, error_message = :error_message, error_step = :error_step, error_agent = :error_agent,
+    error_detail = :error_detail, first_status = coalesce(first_status, :first_status),
+    first_error_type = CASE WHEN first_ended_at IS NULL THEN :first_error_type ELSE first_error_type END,
+    first_ended_at = coalesce(first_ended_at, :first_ended_at)
+WHERE id = :id AND ended_at IS NULL;
+
+-- name: ask_cancel!
+UPDATE runs SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE id = :id;
+
+-- name: insert_execution!
+INSERT INTO executions (run_id, number, reason, worker, owner, epoch, version, started_at, reused, diverged, seq)
+VALUES (:run_id, :number, :reason, :worker, :owner, :epoch, :version, :started_at, :reused, :diverged, :seq);
+
+-- name: close_execution!
+UPDATE executions SET ended_at = :ended_at, outcome = :outcome, error_type = :error_type, reused = :reused,
+    diverged = :diverged, end_seq = :end_seq
+WHERE run_id = :run_id AND number = :number AND ended_at IS NULL;
+
+-- name: insert_step!
+INSERT INTO steps (run_id, number, execution, key, branch, kind, name, agent, model, parent, tool_call_id, status,
+    started_at, seq, input)
+VALUES (:run_id, :number, :execution, :key, :branch, :kind, :name, :agent, :model, :parent, :tool_call_id, :status,
+    :started_at, :seq, :input);
+
+-- name: close_step!
+UPDATE steps SET status = :status, output = :output, error_type = :error_type, error_detail = :error_detail,
+    ended_at = :ended_at, end_seq = :end_seq
+WHERE run_id = :run_id AND number = :number AND ended_at IS NULL;
+
+-- name: insert_attempt!
+INSERT INTO attempts (run_id, step, turn, number, model, provider, url, stream, max_tokens, effort, started_at, usage,
+    reserved_pico, wait_ns, final, turn_started_at, seq)
+VALUES (:run_id, :step, :turn, :number, :model, :provider, :url, :stream, :max_tokens, :effort, :started_at, :usage,
+    :reserved_pico, :wait_ns, :final, :turn_started_at, :seq);
+
+-- name: note_attempt!
+UPDATE attempts SET http_status = :http_status, request_id = :request_id, response_id = :response_id,
+    response_model = :response_model, usage = :usage, input_uncached = :input_uncached, output = :output,
+    cache_read = :cache_read, cache_write = :cache_write, reasoning = :reasoning, cost_pico = :cost_pico,
+    price_version = :price_version
+WHERE run_id = :run_id AND step = :step AND turn = :turn AND number = :number AND ended_at IS NULL;
+
+-- name: close_attempt!
+UPDATE attempts SET first_chunk_at = :first_chunk_at, ended_at = :ended_at, outcome = :outcome,
+    http_status = :http_status, error_class = :error_class, request_id = :request_id, response_id = :response_id,
+    response_model = :response_model, stop_reason = :stop_reason, usage = :usage, input_uncached = :input_uncached,
+    output = :output, cache_read = :cache_read, cache_write = :cache_write, reasoning = :reasoning,
+    cost_pico = :cost_pico, price_version = :price_version, not_before = :not_before, final = :final,
+    answer = :answer, end_seq = :end_seq
+WHERE run_id = :run_id AND step = :step AND turn = :turn AND number = :number AND ended_at IS NULL;
+
+-- name: settle_attempt!
+UPDATE attempts SET final = 1
+WHERE run_id = :run_id AND step = :step AND turn = :turn AND number = :number AND ended_at IS NOT NULL AND final = 0;
+
+-- name: insert_note!
+INSERT INTO notes (run_id, execution, seq, kind, key, value, at)
+VALUES (:run_id, :execution, :seq, :kind, :key, :value, :at);
+
+-- name: add_total!
+INSERT INTO totals (worker, metric, labels, value) VALUES (:worker, :metric, :labels, :value)
+ON CONFLICT (worker, metric, labels) DO UPDATE SET value = value + excluded.value;
+
+-- name: totals_of
+SELECT metric, labels, value FROM totals WHERE worker = :worker;
+
+-- name: owe!
+INSERT INTO outbox (id, at, run_id, spans) VALUES (:id, :at, :run_id, :spans);
+
+-- name: delivered!
+DELETE FROM outbox WHERE id = :id;
+
+-- name: last_owed$
+SELECT coalesce(max(id), 0) FROM outbox;
+
+-- name: owed_after
+SELECT id, at, run_id, spans FROM outbox WHERE id > :after ORDER BY id LIMIT :limit;
+
+-- name: owed_stats^
+SELECT coalesce(sum(json_array_length(spans)), 0) AS spans, min(at) AS oldest FROM outbox;
+
+-- name: claimable
+SELECT id FROM runs
+WHERE status IN ('queued', 'running') AND id > :after AND (owner IS NULL OR owner <> :owner)
+    AND workflow IN (SELECT value FROM json_each(:workflows))
+ORDER BY id LIMIT :limit;
+
+-- name: queue_state
+SELECT workflow, count(*) AS queued, min(created_at) AS oldest_created_at FROM runs WHERE status = 'queued'
+GROUP BY workflow;
+
+-- name: executions_of
+SELECT e.*, r.workflow FROM executions e JOIN runs r ON r.id = e.run_id WHERE e.run_id = :run_id ORDER BY e.number;
+
+-- name: steps_of
+SELECT s.*, r.workflow, e.version, e.reason, p.key AS parent_key
+FROM steps s JOIN runs r ON r.id = s.run_id
+JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
+LEFT JOIN steps p ON p.run_id = s.run_id AND p.number = s.parent
+WHERE s.run_id = :run_id ORDER BY s.number;
+
+-- name: attempts_of
+SELECT a.*, s.execution, s.key, s.agent, r.workflow, e.version, e.reason
+FROM attempts a JOIN steps s ON s.run_id = a.run_id AND s.number = a.step
+JOIN runs r ON r.id = a.run_id
+JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
+WHERE a.run_id = :run_id ORDER BY a.step, a.turn, a.number;
+
+-- name: notes_of
+SELECT n.*, r.workflow FROM notes n JOIN runs r ON r.id = n.run_id WHERE n.run_id = :run_id ORDER BY n.seq;
+
+-- name: last_seq$
+SELECT max(
+    coalesce((SELECT max(max(seq, coalesce(end_seq, 0))) FROM runs WHERE id = :run_id), 0),
+    coalesce((SELECT max(max(seq, coalesce(end_seq, 0))) FROM executions WHERE run_id = :run_id), 0),
+    coalesce((SELECT max(max(seq, coalesce(end_seq, 0))) FROM steps WHERE run_id = :run_id), 0),
+    coalesce((SELECT max(max(seq, coalesce(end_seq, 0))) FROM attempts WHERE run_id = :run_id), 0),
+    coalesce((SELECT max(seq) FROM notes WHERE run_id = :run_id), 0)
+);

@@ -1,0 +1,194 @@
+"""The journal on a SQLite file: one owner, one writer thread, readers beside it (WAL)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiosql
+
+from agentobs.errors import JournalUnavailable
+from agentobs.journal import migrate
+from agentobs.journal.ownership import LockFile
+from agentobs.journal.protocol import Claim, Delta, Deltas, Fence, Submitted, Subscriber
+from agentobs.journal.reads import SqliteReader
+from agentobs.journal.units import Units
+from agentobs.journal.writer import Writer
+from agentobs.records import Change, Run
+
+SQL: Final[Any] = aiosql.from_path(Path(__file__).parent / "sql" / "sqlite.sql", "sqlite3", mandatory_parameters=False)
+
+# FULL: a commit has reached the disk before anyone is told of it (invariant 1).
+_WRITER_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 2000", "temp_store = MEMORY")
+
+
+def open_reader(path: Path) -> SqliteReader:
+    """Read a journal that some other process may own. Raises as `migrate.check` does, and for a missing file."""
+    if not path.exists():
+        raise JournalUnavailable(
+            f"there is no journal at {path}; start 'agentobs serve' or name it in AGENTOBS_DATABASE_URL"
+        )
+    migrate.check(path)
+    return SqliteReader(partial(_connect, f"file:{path}?mode=ro"), SQL)
+
+
+class SqliteJournal:
+    """See `protocol.Journal`. Made by `open_journal`, closed by `close`."""
+
+    def __init__(self, path: Path, lock: LockFile, writer: Writer, *, wall_ns: Callable[[], int], owner: str) -> None:
+        self.path = path
+        self.owner = owner
+        self._lock = lock
+        self._writer = writer
+        self._units = Units(SQL, owner)
+        self._wall_ns = wall_ns
+        self._reader = SqliteReader(partial(_connect, f"file:{path}?mode=ro"), SQL)
+        # reading is the reader's
+        self.run = self._reader.run
+        self.detail = self._reader.detail
+        self.details = self._reader.details
+        self.queue = self._reader.queue
+        self.totals = self._reader.totals
+        self.pending_spans = self._reader.pending_spans
+        self.pending_span_stats = self._reader.pending_span_stats
+
+    @property
+    def trouble(self) -> str | None:
+        return self._writer.trouble
+
+    @property
+    def errors(self) -> int:
+        """Failed commits and units since the start of this process."""
+        return self._writer.errors
+
+    def size_bytes(self) -> int:
+        """Of the database and its write-ahead log."""
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._writer.subscribe(subscriber)
+
+    def commit(self, fence: Fence, changes: Sequence[Change]) -> asyncio.Future[None]:
+        def apply(db: sqlite3.Connection) -> tuple[None, Sequence[Change], Sequence[Delta]]:
+            self._units.apply(db, fence, changes)
+            return None, changes, ()
+
+        return self._writer.put(apply, fence.run_id)
+
+    async def submit(self, run: Run, *, max_queued: int) -> Submitted:
+        def apply(db: sqlite3.Connection) -> tuple[Submitted, Sequence[Change], Sequence[Delta]]:
+            submitted, changes = self._units.submit(db, run, max_queued)
+            return submitted, changes, ()
+
+        return await self._writer.put(apply, run.id)
+
+    async def claimable(self, workflows: Sequence[str], limit: int, after: str = "") -> Sequence[str]:
+        return await self._reader.claimable(workflows, limit, after, self.owner)
+
+    def claim(self, run_id: str, *, worker: str, version: str, max_recoveries: int) -> asyncio.Future[Claim | None]:
+        def apply(db: sqlite3.Connection) -> tuple[Claim | None, Sequence[Change], Sequence[Delta]]:
+            claim, changes = self._units.claim(
+                db, run_id, worker=worker, version=version, max_recoveries=max_recoveries, now=self._wall_ns()
+            )
+            return claim, changes, ()
+
+        return self._writer.put(apply, run_id)
+
+    async def request_cancel(self, run_id: str) -> Run:
+        def apply(db: sqlite3.Connection) -> tuple[Run, Sequence[Change], Sequence[Delta]]:
+            run, changes = self._units.cancel(db, run_id, self._wall_ns())
+            return run, changes, ()
+
+        return await self._writer.put(apply, run_id)
+
+    async def request_resume(self, run_id: str) -> Run:
+        def apply(db: sqlite3.Connection) -> tuple[Run, Sequence[Change], Sequence[Delta]]:
+            return self._units.resume(db, run_id), (), ()
+
+        return await self._writer.put(apply, run_id)
+
+    def delivered(self, rows: Sequence[int], deltas: Sequence[Delta]) -> asyncio.Future[None]:
+        def apply(db: sqlite3.Connection) -> tuple[None, Sequence[Change], Sequence[Delta]]:
+            db.executemany(SQL.delivered.sql, [{"id": row} for row in rows])
+            return None, (), deltas
+
+        return self._writer.put(apply)
+
+    async def close(self, timeout_s: float = 10.0) -> None:
+        await self._writer.close(timeout_s)
+        await self._reader.close()
+        self._lock.release()
+
+
+async def open_journal(
+    path: Path,
+    *,
+    worker: str,
+    deltas: Deltas = lambda _: (),
+    export_requested: bool = False,
+    observe_commit: Callable[[float], None] = lambda _: None,
+    wall_ns: Callable[[], int] = time.time_ns,
+) -> SqliteJournal:
+    """Own the journal at `path`, made anew (mode 0600) where there is none.
+
+    Raises `JournalLocked`, `SchemaMismatch` (an older schema is not migrated unasked), `JournalUnavailable`.
+    """
+    owner = str(uuid.uuid4())
+    lock = LockFile(path)
+    lock.acquire(worker)
+    try:
+        await asyncio.to_thread(_prepare, path)
+        writer = Writer(
+            partial(_connect_writer, path),
+            sql=SQL,
+            worker=worker,
+            deltas=deltas,
+            requested=export_requested,
+            observe_commit=observe_commit,
+        )
+    except BaseException:
+        lock.release()
+        raise
+    writer.start()
+    return SqliteJournal(path, lock, writer, wall_ns=wall_ns, owner=owner)
+
+
+def _prepare(path: Path) -> None:
+    """Create or check the file, and try that it can be written, before anything depends on it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not migrate.sqlite_version(path):
+            migrate.migrate_sqlite(path)
+        migrate.check(path)
+        db = _connect_writer(path)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(SQL.add_total.sql, {"worker": "", "metric": "opened", "labels": "[]", "value": 1})
+            db.execute("COMMIT")
+        finally:
+            db.close()
+    except (OSError, sqlite3.Error) as error:
+        raise JournalUnavailable(
+            f"{path} cannot be written ({error}); expected a file in a folder that this user may write to, on a disk "
+            "with room. Mend that, or set AGENTOBS_DATABASE_URL to another place"
+        ) from error
+
+
+def _connect_writer(path: Path) -> sqlite3.Connection:
+    db = _connect(f"file:{path}?mode=rw")
+    for pragma in _WRITER_PRAGMAS:
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    # isolation_level=None: transactions are ours; check_same_thread: a closing service closes its readers' too.
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)

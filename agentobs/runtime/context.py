@@ -1,0 +1,157 @@
+"""What a workflow function touches: calls, steps, branches, and recorded time and chance."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from agentobs.agents import Agent
+from agentobs.encoding import decode
+from agentobs.errors import StepFailed, UndeclaredCall, UsageError
+from agentobs.models.protocol import Message
+from agentobs.records import NS
+from agentobs.runtime.agent_step import AgentStep, replay
+from agentobs.runtime.function_step import decoded, run_function
+from agentobs.runtime.live import Live, names
+from agentobs.runtime.memo import Finished, agent_hash, function_hash
+from agentobs.workflows import FunctionStep
+
+
+class RunContext:
+    """A run, as its workflow function sees it.
+
+    `call` and `step` take their place among equal calls when they are called, start at once, and return an
+    awaitable: `asyncio.gather` over them runs them in parallel. Parallel work whose equal calls must not exchange
+    their answers goes into named branches.
+    """
+
+    def __init__(self, live: Live, branch: str = "") -> None:
+        self._live = live
+        self._branch = branch
+
+    @property
+    def id(self) -> str:
+        """The run's id (UUIDv7 text); its hex digits are the trace id."""
+        return self._live.run.id
+
+    @property
+    def branch_name(self) -> str:
+        """The branch's path, "" at the top."""
+        return self._branch
+
+    def branch(self, name: str) -> RunContext:
+        """The same run in a branch of that name; branches nest. The name must not depend on timing or chance."""
+        if not isinstance(name, str) or not 1 <= len(name) <= 100 or "/" in name or not name.isprintable():
+            raise UsageError(
+                f"branch name {name!r:.120} cannot be used: expected 1 to 100 printable characters without '/'"
+            )
+        return RunContext(self._live, f"{self._branch}/{name}" if self._branch else name)
+
+    def call(self, agent: Agent, prompt: str | Sequence[Message]) -> Awaitable[str]:
+        """Ask `agent`; returns its answer's text. `prompt` is the user's message, or a list of messages as the API has them.
+
+        Awaiting raises `StepFailed` once the agent's attempts are used up, or for an answer that is no whole
+        answer (`max_tokens`, `refusal`, `context_window`) unless the agent accepts it. Raises `UndeclaredCall` and
+        `UsageError` at once, before anything is paid.
+        """
+        self._refuse_when_closing()
+        if agent not in self._live.workflow.agents:
+            raise UndeclaredCall(
+                f"workflow {self._live.workflow.name!r} calls agent {getattr(agent, 'name', agent)!r:.80} without declaring "
+                f"it; declared: {names(self._live.workflow.agents)}. Add it to @workflow(agents=[…])"
+            )
+        messages = _messages(agent, prompt)
+        key = self._live.memo.key(self._branch, agent_hash(agent, messages))
+
+        def fresh() -> Awaitable[str]:
+            return AgentStep(self._live, agent, messages, branch=self._branch, key=key).run()
+
+        return self._start(key, agent.name, replay, fresh)
+
+    def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Run a declared function as a recorded step and return its result, decoded from the committed JSON.
+
+        At least once: a crash in the middle runs it again. A parameter named `idempotency_key` is filled with a text
+        that is the same each time. Awaiting raises `StepFailed` when it raised. Arguments must be JSON-serialisable.
+        """
+        self._refuse_when_closing()
+        declared = self._declared(function)
+        key = self._live.memo.key(self._branch, function_hash(declared, args, kwargs))
+
+        def again(found: Finished) -> Any:
+            value = replay(found)
+            return value if found.step.output is None else decoded(declared, found.step.output)
+
+        def fresh() -> Awaitable[Any]:
+            return run_function(self._live, declared, args, kwargs, branch=self._branch, key=key)
+
+        return self._start(key, declared.name, again, fresh)
+
+    def now(self) -> datetime:
+        """The time (UTC), the same again in every later execution."""
+        return datetime.fromtimestamp(self._recorded("now", lambda: self._live.shared.clock.now().wall) / NS, UTC)
+
+    def uuid(self) -> uuid.UUID:
+        """A random UUID, the same again in every later execution."""
+        return uuid.UUID(self._recorded("uuid", lambda: str(uuid.uuid4())))
+
+    def random(self) -> float:
+        """A random number in [0, 1), the same again in every later execution. Not for secrets."""
+        return float(self._recorded("random", random.random))
+
+    # ---- how ----
+
+    def _start(
+        self, key: str, name: str, again: Callable[[Finished], Any], fresh: Callable[[], Awaitable[Any]]
+    ) -> asyncio.Task[Any]:
+        live = self._live
+        found = live.memo.finished(self._branch, key)
+        left = live.memo.unasked(self._branch) if found is None and live.workflow.strict else 0
+
+        async def work() -> Any:
+            if found is not None:
+                return again(found)
+            if left:
+                raise StepFailed("diverged", 0, name)
+            return await fresh()
+
+        return live.spawn(work())
+
+    def _recorded(self, kind: str, make: Callable[[], Any]) -> Any:
+        """A value on record. Not waited for: it is committed before anything that the run commits later."""
+        self._refuse_when_closing()
+        key = self._live.memo.key(self._branch, kind)
+        note = self._live.memo.noted(key)
+        if note is not None:
+            return decode(note.value)
+        value = make()
+        self._live.commit(self._live.note(kind, value, key))
+        return value
+
+    def _declared(self, function: Callable[..., Any]) -> FunctionStep:
+        for declared in self._live.workflow.steps:
+            if declared.function is function:
+                return declared
+        raise UndeclaredCall(
+            f"workflow {self._live.workflow.name!r} runs step {getattr(function, '__name__', function)!r:.80} without "
+            f"declaring it; declared: {names(self._live.workflow.steps)}. Add it to @workflow(steps=[…])"
+        )
+
+    def _refuse_when_closing(self) -> None:
+        if self._live.closing:  # cancelled, past its deadline, or ended: nothing more is begun, whatever the code does
+            raise asyncio.CancelledError
+
+
+def _messages(agent: Agent, prompt: object) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return ({"role": "user", "content": prompt},)
+    if isinstance(prompt, Sequence) and prompt and all(isinstance(one, dict) for one in prompt):
+        return tuple(prompt)
+    raise UsageError(
+        f"the prompt for agent {agent.name!r} is of type {type(prompt).__name__}; expected text, or a list of messages "
+        'such as {"role": "user", "content": "…"}'
+    )

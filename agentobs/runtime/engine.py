@@ -1,0 +1,230 @@
+"""The run engine: submit, claim, execute, cancel, drain. Story of a run from outside; execute.py is from inside.
+
+submit ─▶ journal ─▶ dispatcher invites ─▶ claim (epoch + 1, new execution) ─▶ execute ─▶ the run's end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agentobs.encoding import canonical, encode
+from agentobs.errors import AgentobsError, InvalidInput, JournalUnavailable
+from agentobs.journal.protocol import Claim, Submitted
+from agentobs.records import NS, Run, new_run_id
+from agentobs.runtime.dispatch import Dispatcher
+from agentobs.runtime.execute import GRACE_S, execute
+from agentobs.runtime.live import Live, Surroundings
+from agentobs.workflows import Workflow
+
+SUBMIT_WAIT_S: Final = 5.0  # for a journal that has stopped committing
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """See the settings of the same names."""
+
+    max_runs_in_flight: int = 1000
+    max_queued_runs: int = 100_000
+    max_input_bytes: int = 2**20
+    max_recoveries: int = 3
+
+
+class Engine:
+    """Runs claimed runs, at most `limits.max_runs_in_flight` at once. One per process."""
+
+    def __init__(
+        self,
+        shared: Surroundings,
+        workflows: Mapping[str, Workflow],
+        dispatcher: Dispatcher,
+        *,
+        limits: Limits,
+        worker: str,
+        version: str,
+    ) -> None:
+        self._shared = shared
+        self._journal = shared.journal
+        self._workflows = workflows
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._worker = worker
+        self._version = version
+        self._live: dict[str, Live] = {}
+        self._executions: set[asyncio.Task[None]] = set()
+        self._claiming: set[str] = set()
+        self._to_cancel: set[str] = set()
+        self._draining = False
+        self._loop_task: asyncio.Task[None] | None = None
+
+    # ---- the outside ----
+
+    async def submit(
+        self,
+        workflow: str,
+        given: object,
+        *,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Submitted:
+        """Accept a run: durable when this returns.
+
+        Raises `UnknownWorkflow`, `InvalidInput`, `Conflict` (the key's first body was another), `QueueFull`,
+        `JournalUnavailable`.
+        """
+        declared = self._workflows[workflow]
+        text = encode(given, f"the input of workflow {workflow!r}")
+        if len(text) > self._limits.max_input_bytes:
+            raise InvalidInput(
+                f"the input has {len(text)} bytes, at most {self._limits.max_input_bytes} are allowed "
+                "(AGENTOBS_MAX_INPUT_BYTES)",
+                too_large=True,
+            )
+        declared.parse(given)
+        now = self._shared.clock.now().wall
+        run = Run(
+            id=new_run_id(now // 1_000_000, os.urandom(10)),
+            workflow=workflow,
+            version=self._version,
+            input=text,
+            tags=encode(dict(tags or {}), "tags"),
+            idempotency_key=idempotency_key,
+            request_hash=_request_hash(workflow, given, tags),
+            traceparent=traceparent,
+            created_at=now,
+        )
+        if self._journal.trouble is not None:
+            raise JournalUnavailable(f"nothing can be accepted now: {self._journal.trouble}. Try again later")
+        work = asyncio.ensure_future(self._journal.submit(run, max_queued=self._limits.max_queued_runs))
+        done, _ = await asyncio.wait({work}, timeout=SUBMIT_WAIT_S)
+        if not done:
+            work.add_done_callback(_seen)
+            raise JournalUnavailable(
+                f"the run may or may not be accepted: {self._journal.trouble or 'the journal is slow'}. Try again with an "
+                "Idempotency-Key"
+            )
+        submitted = work.result()
+        if submitted.created:
+            self._dispatcher.invite(submitted.run.id)
+        return submitted
+
+    async def cancel(self, run_id: str) -> Run:
+        """Stop a run's spending. Returns the run as it stands now. Raises `NotFound`, `Conflict`."""
+        run = await self._journal.request_cancel(run_id)
+        if run.owner == self._journal.owner and run.ended_at is None:
+            live = self._live.get(run_id)
+            if live is None:
+                self._to_cancel.add(run_id)  # claimed a moment ago: its execution is about to begin
+            else:
+                live.stop("cancel")
+        return run
+
+    async def resume(self, run_id: str) -> Run:
+        """Run a failed or cancelled run again, paying only for what failed or never ran. `NotFound`, `Conflict`."""
+        run = await self._journal.request_resume(run_id)
+        self._dispatcher.invite(run_id)
+        return run
+
+    def in_flight(self) -> int:
+        return len(self._live)
+
+    def oldest_progress_age_s(self) -> dict[str, float]:
+        """By workflow: the longest time that a running run has committed nothing, in seconds."""
+        now = self._shared.clock.now().mono
+        ages: dict[str, float] = {}
+        for live in self._live.values():
+            age = (now - live.last_commit_mono) / NS
+            ages[live.run.workflow] = max(age, ages.get(live.run.workflow, 0.0))
+        return ages
+
+    # ---- running ----
+
+    def start(self) -> None:
+        """Begin to claim: unfinished runs of dead owners first (they are the oldest), then what is queued."""
+        self._loop_task = asyncio.get_running_loop().create_task(self._dispatch())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Claim nothing more, give running work `timeout_s`, then hand the rest back to the queue."""
+        self._draining = True
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+        until = asyncio.get_running_loop().time() + timeout_s
+        while self._claiming or self._executions:
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            if self._executions:
+                await asyncio.wait(set(self._executions), timeout=left)
+            else:
+                await asyncio.sleep(0.01)
+        for live in list(self._live.values()):
+            live.stop("drain")
+        if self._executions:
+            await asyncio.wait(set(self._executions), timeout=GRACE_S * 3)
+
+    async def _dispatch(self) -> None:
+        async for run_id in self._dispatcher.invitations(self._free_slots, list(self._workflows)):
+            if run_id not in self._live and run_id not in self._claiming:
+                self._claiming.add(run_id)
+                claim = self._journal.claim(
+                    run_id,
+                    worker=self._worker,
+                    version=self._version,
+                    max_recoveries=self._limits.max_recoveries,
+                )
+                claim.add_done_callback(lambda done, run_id=run_id: self._claimed(run_id, done))  # type: ignore[misc]
+
+    def _free_slots(self) -> int:
+        if self._draining or self._journal.trouble is not None:
+            return 0
+        return self._limits.max_runs_in_flight - len(self._live) - len(self._claiming)
+
+    def _claimed(self, run_id: str, done: asyncio.Future[Claim | None]) -> None:
+        self._claiming.discard(run_id)
+        error = None if done.cancelled() else done.exception()
+        if error is not None or done.cancelled():
+            if not isinstance(error, AgentobsError):
+                _log.warning("run.claim_failed", extra={"run_id": run_id, "error_class": type(error).__name__})
+            self._dispatcher.slot_free()
+            return
+        claim = done.result()
+        if claim is None:
+            self._to_cancel.discard(run_id)
+            self._dispatcher.slot_free()
+            return
+        live = Live(claim, self._workflows[claim.run.workflow], self._shared)
+        self._live[run_id] = live
+        if run_id in self._to_cancel:
+            self._to_cancel.discard(run_id)
+            live.stop("cancel")
+        elif self._draining:
+            live.stop("drain")
+        task = asyncio.get_running_loop().create_task(self._execute(live))
+        self._executions.add(task)
+        task.add_done_callback(self._executions.discard)
+
+    async def _execute(self, live: Live) -> None:
+        try:
+            await execute(live)
+        except Exception as error:  # noqa: BLE001 -- one run must not take the engine down; its lease will lapse
+            _log.error("run.engine_failed", extra={"run_id": live.run.id, "error_class": type(error).__name__})
+        finally:
+            self._live.pop(live.run.id, None)
+            self._dispatcher.slot_free()
+
+
+def _request_hash(workflow: str, given: object, tags: Mapping[str, str] | None) -> str:
+    body = canonical([workflow, given, dict(tags or {})], "the request")
+    return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
+
+
+def _seen(future: asyncio.Future[Submitted]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,82 @@
+"""A function step: plain code whose result is recorded. At least once: it is given its key to be idempotent by."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from agentobs.encoding import decode, encode
+from agentobs.errors import StepFailed, UsageError
+from agentobs.records import CLOSED, FAILED, FUNCTION, OPENED, SUCCEEDED, Change, Step
+from agentobs.runtime.clock import end
+from agentobs.runtime.live import CUT_OFF, Live
+from agentobs.workflows import FunctionStep
+
+
+async def run_function(
+    live: Live, declared: FunctionStep, args: Sequence[Any], kwargs: dict[str, Any], *, branch: str, key: str
+) -> Any:
+    """Run the function once, commit what it returned, and return that as decoded from the committed JSON.
+
+    Sync functions run in a thread. Raises `StepFailed`; the exception's text stays in the journal.
+    """
+    clock = live.shared.clock
+    started = clock.now()
+    step = Step(
+        run_id=live.run.id,
+        number=live.step_number(),
+        execution=live.execution.number,
+        key=key,
+        branch=branch,
+        kind=FUNCTION,
+        name=declared.name,
+        input=encode([list(args), kwargs], f"an argument of step {declared.name!r}"),
+        started_at=started.wall,
+        seq=live.seq(),
+        workflow=live.run.workflow,
+        version=live.execution.version,
+        reason=live.execution.reason,
+    )
+
+    def closed(status: str, error_type: str | None = None, **more: Any) -> Change:
+        ended = dataclasses.replace(
+            step, status=status, error_type=error_type, ended_at=end(clock, started), end_seq=live.seq(), **more
+        )
+        return Change(CLOSED, ended)
+
+    try:
+        await live.committed(Change(OPENED, step))
+        given = {**kwargs, "idempotency_key": f"{live.run.id}:{key}"} if declared.takes_key else kwargs
+        with live.shared.step_context(step):
+            value = await _call(declared, args, given)
+        output = encode(value, f"what step {declared.name!r} returned")
+        if len(output) > live.shared.max_output_bytes:
+            raise UsageError(
+                f"step {declared.name!r} returned {len(output)} bytes; "
+                f"AGENTOBS_MAX_OUTPUT_BYTES is {live.shared.max_output_bytes}"
+            )
+    except asyncio.CancelledError:
+        if live.cause != "stale":
+            await live.committed(closed(*CUT_OFF[live.cause]))
+        raise
+    except (Exception, SystemExit):
+        detail = encode(traceback.format_exc(), "a traceback")
+        await live.committed(closed(FAILED, "workflow_error", error_detail=detail))
+        raise StepFailed("workflow_error", step.number, declared.name) from None
+    await live.committed(closed(SUCCEEDED, output=output))
+    return decoded(declared, output)
+
+
+def decoded(declared: FunctionStep, output: str) -> Any:
+    """The committed result, as the function's return annotation has it."""
+    return decode(output) if declared.returns is None else declared.returns.validate_json(output)
+
+
+async def _call(declared: FunctionStep, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(declared.function):
+        return await declared.function(*args, **kwargs)
+    return await asyncio.to_thread(declared.function, *args, **kwargs)

@@ -1,0 +1,226 @@
+"""Declarations of workflows, and the registry that finds them by name.
+
+@workflow(agents=[researcher, writer], steps=[fetch])
+async def article(run: RunContext, input: Article) -> str: ...
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
+
+from agentobs.agents import Agent, check_name
+from agentobs.encoding import encode
+from agentobs.errors import InvalidInput, UsageError, UnknownWorkflow
+
+DEFAULT_DEADLINE_S: Final = 3600.0
+
+WorkflowFunction: TypeAlias = Callable[..., Awaitable[Any]]
+StepFunction: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionStep:
+    """A declared function step. A changed `version` makes recorded results of the older one unusable."""
+
+    name: str
+    function: StepFunction
+    version: str = ""
+    takes_key: bool = False  # has a parameter `idempotency_key`
+    returns: TypeAdapter[Any] | None = None  # decodes the committed JSON to the annotated return type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """A registered workflow: its function, what it may call, and the schema of its input."""
+
+    name: str
+    function: WorkflowFunction
+    agents: tuple[Agent, ...] = ()
+    steps: tuple[FunctionStep, ...] = ()
+    deadline_s: float = DEFAULT_DEADLINE_S
+    strict: bool = False
+    description: str = ""
+    adapter: TypeAdapter[Any] = field(repr=False)
+
+    def parse(self, value: object) -> Any:
+        """The typed input from JSON data. Raises `InvalidInput` with the fields at fault, never their values."""
+        try:
+            # As JSON, not as Python objects: what the HTTP API accepts is what every other way in accepts.
+            return self.adapter.validate_json(encode(value, f"the input of workflow {self.name!r}"))
+        except ValidationError as error:
+            fields = tuple(
+                (".".join(str(part) for part in item["loc"]) or "(input)", item["type"]) for item in error.errors()
+            )
+            wrong = "; ".join(f"{where}: {why}" for where, why in fields[:5])
+            raise InvalidInput(
+                f"the input does not fit workflow {self.name!r}: {wrong}. Expected: see its schema in GET /v1/workflows",
+                fields,
+            ) from None
+
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the input."""
+        return self.adapter.json_schema()
+
+
+class Registry(Mapping[str, Workflow]):
+    """Workflows by name."""
+
+    def __init__(self) -> None:
+        self._workflows: dict[str, Workflow] = {}
+
+    def add(self, found: Workflow) -> None:
+        known = self._workflows.get(found.name)
+        if known is not None and _origin(known.function) != _origin(found.function):
+            raise UsageError(
+                f"two workflows are named {found.name!r}: {_origin(known.function)} and {_origin(found.function)}; rename one"
+            )
+        self._workflows[found.name] = found
+
+    def __getitem__(self, name: str) -> Workflow:
+        try:
+            return self._workflows[name]
+        except KeyError:
+            raise UnknownWorkflow(
+                f"no workflow is registered as {name!r:.80}; registered: {', '.join(sorted(self._workflows)) or 'none'}. "
+                "Name its module in AGENTOBS_WORKFLOWS"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._workflows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._workflows))
+
+    def __len__(self) -> int:
+        return len(self._workflows)
+
+    def load(self, modules: Sequence[str]) -> None:
+        """Import modules that register workflows. Raises `UsageError` naming the one that cannot be imported."""
+        for module in modules:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise UsageError(
+                    f"AGENTOBS_WORKFLOWS names {module!r}, which cannot be imported ({type(error).__name__}: {error}); "
+                    "expected an importable Python module"
+                ) from error
+
+
+# Where @workflow registers unless told otherwise. A process serves what its modules declared.
+REGISTRY: Final = Registry()
+
+
+def workflow(
+    *,
+    agents: Sequence[Agent] = (),
+    steps: Sequence[StepFunction] = (),
+    name: str | None = None,
+    deadline_s: float = DEFAULT_DEADLINE_S,
+    strict: bool = False,
+    registry: Registry = REGISTRY,
+) -> Callable[[WorkflowFunction], WorkflowFunction]:
+    """Register an async function `(run, input) -> output` as a workflow.
+
+    `agents` and `steps` are all it may use (labels of metrics stay closed, and can be created at 0). The input's
+    annotation gives the schema that submits are checked against. `deadline_s` bounds the time spent inside its
+    executions, in seconds. `strict=True` refuses, before it is paid, a call that no earlier execution recorded
+    while its branch still has recorded steps not yet asked for.
+
+    The function itself is returned unchanged. Raises `UsageError` for a declaration that cannot work.
+    """
+
+    def register(function: WorkflowFunction) -> WorkflowFunction:
+        registry.add(declare(function, agents=agents, steps=steps, name=name, deadline_s=deadline_s, strict=strict))
+        return function
+
+    return register
+
+
+def declare(
+    function: WorkflowFunction,
+    *,
+    agents: Sequence[Agent] = (),
+    steps: Sequence[StepFunction] = (),
+    name: str | None = None,
+    deadline_s: float = DEFAULT_DEADLINE_S,
+    strict: bool = False,
+) -> Workflow:
+    """A `Workflow` from its function, without registering it."""
+    name = name or function.__name__
+    check_name(name, "workflow")
+    if not inspect.iscoroutinefunction(function):
+        raise UsageError(
+            f"workflow {name!r} is not an async function: write 'async def {function.__name__}(run, input)'"
+        )
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) != 2:
+        raise UsageError(f"workflow {name!r} takes {len(parameters)} parameters, expected 2: (run, input)")
+    if not isinstance(deadline_s, int | float) or deadline_s <= 0:
+        raise UsageError(f"workflow {name!r}: deadline_s is {deadline_s!r:.40}, expected seconds above 0")
+    for found in agents:
+        if not isinstance(found, Agent):
+            raise UsageError(f"workflow {name!r}: agents holds a {type(found).__name__}, expected Agent objects")
+    declared = tuple(_function_step(found) for found in steps)
+    _unique(name, "agents", [found.name for found in agents])
+    _unique(name, "steps", [found.name for found in declared])
+    return Workflow(
+        name=name,
+        function=function,
+        agents=tuple(agents),
+        steps=declared,
+        deadline_s=float(deadline_s),
+        strict=strict,
+        description=inspect.getdoc(function) or "",
+        adapter=TypeAdapter(_hints(function).get(parameters[1].name, Any)),
+    )
+
+
+def step(*, name: str | None = None, version: str = "") -> Callable[[StepFunction], StepFunction]:
+    """Name or version a function step. Plain functions can be declared as steps without it."""
+
+    def mark(function: StepFunction) -> StepFunction:
+        function.__agentobs_step__ = (name or function.__name__, version)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def _function_step(function: StepFunction) -> FunctionStep:
+    if not callable(function) or not hasattr(function, "__name__"):
+        raise UsageError(f"steps holds a {type(function).__name__}, expected functions")
+    name, version = getattr(function, "__agentobs_step__", (function.__name__, ""))
+    check_name(name, "step")
+    returns = _hints(function).get("return")
+    return FunctionStep(
+        name=name,
+        function=function,
+        version=version,
+        takes_key="idempotency_key" in inspect.signature(function).parameters,
+        returns=None if returns in (None, Any, type(None)) else TypeAdapter(returns),
+    )
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise UsageError(
+            f"the annotations of {_origin(function)} cannot be read ({error}); import what they name at run time"
+        ) from error
+
+
+def _unique(workflow_name: str, what: str, names: list[str]) -> None:
+    twice = sorted({found for found in names if names.count(found) > 1})
+    if twice:
+        raise UsageError(f"workflow {workflow_name!r} declares two {what} named {twice[0]!r}; names must differ")
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
