@@ -49,13 +49,14 @@ class Ending:
 
 async def execute(live: Live) -> None:
     """Run the workflow function once and commit how the execution ended. Raises nothing."""
-    task = asyncio.get_running_loop().create_task(_function(live))
-    live.on_stop(task.cancel)
-    if live.cause is not None:  # stopped before it began
-        task.cancel()
-    await asyncio.wait({task}, timeout=max(live.seconds_left(), 0))
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_function(live))
+    stopped = loop.create_task(live.stopped.wait())
+    await asyncio.wait({task, stopped}, timeout=max(live.seconds_left(), 0), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     if not task.done():
-        live.stop("deadline")
+        live.stop("deadline")  # unless it was stopped for another reason
+        task.cancel()
         await asyncio.wait({task}, timeout=GRACE_S)
     ending = _ending(live, task)
     await live.settle()

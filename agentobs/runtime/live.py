@@ -65,7 +65,7 @@ class Live:
         self._next_step = claim.next_step
         self._next_seq = claim.next_seq
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._stopped: list[Callable[[], object]] = []
+        self.stopped = asyncio.Event()
 
     # ---- numbering and committing ----
 
@@ -131,16 +131,12 @@ class Live:
         if not task.cancelled():
             task.exception()  # seen: a step that nobody awaited is on record all the same
 
-    def on_stop(self, call: Callable[[], object]) -> None:
-        self._stopped.append(call)
-
     def stop(self, cause: Cause) -> None:
         """End the execution for an outside reason; the first one counts."""
         if self.cause is None and not self.closing:
             self.cause = cause
             self.closing = True
-            for call in self._stopped:
-                call()
+            self.stopped.set()
             self._cancel_tasks()
 
     async def settle(self) -> None:

@@ -28,7 +28,7 @@ RETRYABLE: Final = frozenset(
 )
 
 # 0.5, 1, 2, … s and up to half a second more, at most 30 s.
-_BACKOFF: Final = wait_exponential_jitter(initial=0.5, exp_base=2, max=30, jitter=0.5)
+_BACKOFF: Final = wait_exponential_jitter(multiplier=0.5, exp_base=2, max=30, jitter=0.5)
 
 
 class Verdict(NamedTuple):
