@@ -176,7 +176,7 @@ class Settings(BaseSettings):
             raise InvalidSettings("; ".join(wrong))
         content = {name for name in found if _CONTENT.fullmatch(name)}
         ours = sorted(name for name in found if name.startswith("AGENTOBS_") and name not in known | content)
-        settings._unknown = tuple((name, next(iter(difflib.get_close_matches(name, known, 1)), None)) for name in ours)
+        settings._unknown = tuple((name, _nearest(name, known)) for name in ours)
         settings._ignored = tuple(
             sorted(name for name in found if re.match("(FASTAPI_)?OTEL_", name) and name not in known | content)
         )
@@ -272,6 +272,13 @@ class Settings(BaseSettings):
 
 def variable(field: str) -> str:
     return str(Settings.model_fields[field].validation_alias)
+
+
+def _nearest(name: str, known: set[str]) -> str | None:
+    # Without what all of them begin with, which would make any two alike.
+    ends = sorted(one.removeprefix("AGENTOBS_") for one in known if one.startswith("AGENTOBS_"))
+    close = difflib.get_close_matches(name.removeprefix("AGENTOBS_"), ends, 1)
+    return f"AGENTOBS_{close[0]}" if close else None
 
 
 def _wrong(item: Mapping[str, Any]) -> str:

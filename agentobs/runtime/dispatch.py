@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
 from agentobs.journal.protocol import Journal
 
 SWEEP_S: Final = 1.0
+_log = logging.getLogger(__name__)
 MAX_INVITED: Final = 10_000  # kept in memory; what is beyond it the sweep finds
 
 
@@ -54,7 +56,7 @@ class LocalDispatcher:
             free = free_slots()
             if free > 0 and not self._invited and (self._sweep_now or loop.time() - swept >= SWEEP_S):
                 swept = loop.time()
-                found = await self._journal.claimable(workflows, MAX_INVITED)
+                found = await self._swept(workflows)
                 self._sweep_now = len(found) == MAX_INVITED
                 self._invited.update(dict.fromkeys(found))
             while self._invited and free_slots() > 0:
@@ -68,3 +70,10 @@ class LocalDispatcher:
                 await asyncio.wait_for(self._wake.wait(), SWEEP_S)
             except TimeoutError:
                 continue
+
+    async def _swept(self, workflows: Sequence[str]) -> Sequence[str]:
+        try:
+            return await self._journal.claimable(workflows, MAX_INVITED)
+        except Exception as error:  # noqa: BLE001 -- the journal cannot be read now; the next sweep tries again
+            _log.warning("dispatch.sweep_failed", extra={"error_class": type(error).__name__})
+            return ()

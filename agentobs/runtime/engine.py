@@ -132,6 +132,11 @@ class Engine:
         self._dispatcher.invite(run_id)
         return run
 
+    @property
+    def dispatching(self) -> bool:
+        """Whether runs are being claimed."""
+        return self._loop_task is not None and not self._loop_task.done()
+
     def in_flight(self) -> int:
         return len(self._live)
 

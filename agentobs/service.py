@@ -1,0 +1,381 @@
+"""The composition root: what is wired to what, how the service starts, and how it stops.
+
+    settings ─▶ journal ─▶ engine ─▶ HTTP
+                   └──▶ metrics, logs, trace outbox (subscribers of what was committed)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import uvicorn
+import uvloop
+
+import agentobs.examples.article as _article  # noqa: F401 -- registers the shipped workflows
+from agentobs.api.app import create_app
+from agentobs.errors import AgentobsError, InvalidSettings
+from agentobs.journal.protocol import QueueState, Reader, Submitted
+from agentobs.journal.sqlite import SqliteJournal, open_journal
+from agentobs.models.anthropic import AnthropicModel
+from agentobs.records import Change, Run
+from agentobs.runtime.clock import SystemClock
+from agentobs.runtime.dispatch import LocalDispatcher
+from agentobs.runtime.engine import Engine, Limits
+from agentobs.runtime.live import Surroundings
+from agentobs.runtime.watchdog import Watchdog
+from agentobs.settings import Settings, TraceExport
+from agentobs.telemetry import logs, names
+from agentobs.telemetry.context import install_user_tracing, step_context
+from agentobs.telemetry.deltas import deltas
+from agentobs.telemetry.labels import AgentLabels, WorkflowLabels
+from agentobs.telemetry.metrics import Metrics, Sources
+from agentobs.telemetry.otlp import OtlpSender
+from agentobs.telemetry.outbox import TraceOutbox
+from agentobs.version import __version__
+from agentobs.workflows import REGISTRY, Registry, Workflow
+
+T = TypeVar("T")
+
+QUEUE_REFRESH_S: Final = 1.0
+FLUSH_S: Final = 3.0  # for spans at the end; what is left then waits in the journal
+SPARE_FILES: Final = 512  # open files beside model connections: HTTP clients, journal, exporter
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything behind the HTTP API and the command line. Made by `open_service`."""
+
+    def __init__(
+        self, journal: SqliteJournal, engine: Engine, metrics: Metrics, registry: Registry, *, runs: bool
+    ) -> None:
+        self._journal = journal
+        self._engine = engine
+        self._metrics = metrics
+        self._registry = registry
+        self._runs = runs
+        self.stopping = False
+
+    @property
+    def reader(self) -> Reader:
+        return self._journal
+
+    @property
+    def registry(self) -> Mapping[str, Workflow]:
+        return self._registry
+
+    async def submit(
+        self,
+        workflow: str,
+        input: object,  # noqa: A002 -- the word of the API
+        *,
+        tags: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Submitted:
+        """See `Engine.submit`."""
+        return await self._engine.submit(
+            workflow, input, tags=tags, idempotency_key=idempotency_key, traceparent=traceparent
+        )
+
+    async def cancel(self, run_id: str) -> Run:
+        """See `Engine.cancel`."""
+        return await self._engine.cancel(run_id)
+
+    async def resume(self, run_id: str) -> Run:
+        """See `Engine.resume`."""
+        return await self._engine.resume(run_id)
+
+    def readiness(self) -> Sequence[str]:
+        """Why nothing can be accepted or run now; empty when it can."""
+        reasons = []
+        if self._journal.trouble is not None:
+            reasons.append(f"the journal cannot commit: {self._journal.trouble}; runs are paused, nothing is lost")
+        if self.stopping:
+            reasons.append("draining: this process is about to stop")
+        if self._runs and not self._engine.dispatching:
+            reasons.append("the dispatcher is not running")
+        return reasons
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The Prometheus exposition and its content type."""
+        return self._metrics.render(accept)
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, *, run: bool = True, registry: Registry = REGISTRY) -> AsyncIterator[Service]:
+    """Own the journal, recover what is unfinished, and run; on leaving drain, deliver and close, in that order.
+
+    With `run=False` runs are accepted and wait as queued. Raises `JournalError`, `UsageError` before anything started.
+    """
+    logs.configure(level=settings.log_level, format=settings.log_format, file=settings.log_file)
+    registry.load(settings.workflows)
+    _raise_file_limit(settings.max_calls_in_flight + SPARE_FILES)
+    export = settings.trace_export
+    shown = _Shown()
+    metrics = Metrics(version=__version__, sources=shown.sources())
+    async with AsyncExitStack() as stack:
+        journal = await open_journal(
+            settings.sqlite_path,
+            worker=settings.worker_name,
+            deltas=deltas,
+            export_requested=export is not None,
+            observe_commit=metrics.commit,
+        )
+        stack.push_async_callback(journal.close)
+        metrics.restore(await journal.totals(settings.worker_name))
+        metrics.create_at_zero([_labels(workflow) for workflow in registry.values()])
+        journal.subscribe(metrics.observe)
+        journal.subscribe(logs.observe)
+        shown.journal = journal
+        stack.push_async_callback(shown.refreshing(asyncio.create_task(shown.refresh())))
+        if export is not None:
+            await _start_export(stack, journal, export, settings.resource, shown)
+        model = AnthropicModel(
+            api_key=_secret(settings), base_url=settings.anthropic_base_url, max_connections=settings.max_calls_in_flight
+        )
+        stack.push_async_callback(model.close)
+        engine = _engine(settings, journal, model, registry)
+        watchdog = Watchdog(settings.loop_stall_s, observe_lag=metrics.loop_lag, on_blocked=_blocked)
+        stack.callback(watchdog.stop)
+        watchdog.start()
+        service = Service(journal, engine, metrics, registry, runs=run)
+        if run:
+            warming = asyncio.create_task(_warm_up(model))
+            stack.push_async_callback(_cancelled, warming)
+            engine.start()
+        _started(settings, run=run)
+        try:
+            yield service
+        finally:
+            service.stopping = True
+            logs.emit(names.SERVICE_DRAINING, in_flight=engine.in_flight())
+            await engine.drain(settings.drain_timeout_s if run else 0)
+            logs.emit(names.SERVICE_STOPPED)
+
+
+def _engine(settings: Settings, journal: SqliteJournal, model: AnthropicModel, registry: Registry) -> Engine:
+    shared = Surroundings(
+        journal=journal,
+        models={"anthropic": model},
+        clock=SystemClock(),
+        calls=asyncio.Semaphore(settings.max_calls_in_flight),
+        step_context=step_context,
+        max_output_bytes=settings.max_output_bytes,
+    )
+    limits = Limits(
+        max_runs_in_flight=settings.max_runs_in_flight,
+        max_queued_runs=settings.max_queued_runs,
+        max_input_bytes=settings.max_input_bytes,
+        max_recoveries=settings.max_recoveries,
+    )
+    dispatcher = LocalDispatcher(journal)
+    return Engine(shared, registry, dispatcher, limits=limits, worker=settings.worker_name, version=__version__)
+
+
+class _Shown:
+    """What a scrape asks of the journal: kept fresh beside it, so that no scrape waits for the disk."""
+
+    def __init__(self) -> None:
+        self.journal: SqliteJournal | None = None
+        self.outbox: TraceOutbox | None = None
+        self._queue: Sequence[QueueState] = ()
+        self._spans: tuple[int, int | None] = (0, None)
+
+    def sources(self) -> Sources:
+        return Sources(
+            queue=lambda: self._queue,
+            spans=lambda: self._spans if self.outbox is None else self.outbox.stats(),
+            journal_errors=lambda: 0 if self.journal is None else self.journal.errors,
+            journal_bytes=lambda: 0 if self.journal is None else self.journal.size_bytes(),
+            disk_free_bytes=lambda: 0 if self.journal is None else shutil.disk_usage(self.journal.path.parent).free,
+        )
+
+    async def refresh(self) -> None:
+        assert self.journal is not None
+        self._spans = await self.journal.pending_span_stats()
+        while True:
+            self._queue = await self.journal.queue()
+            await asyncio.sleep(QUEUE_REFRESH_S)
+
+    def refreshing(self, task: asyncio.Task[None]) -> Callable[[], Coroutine[Any, Any, None]]:
+        return lambda: _cancelled(task)
+
+
+async def _start_export(
+    stack: AsyncExitStack, journal: SqliteJournal, export: TraceExport, resource_: Mapping[str, str], shown: _Shown
+) -> None:
+    loop = asyncio.get_running_loop()
+    sender = OtlpSender(
+        export.endpoint,
+        resource=resource_,
+        headers=export.headers,
+        timeout_s=export.timeout_s,
+        compression=export.compression,
+        certificate=export.certificate,
+        client_certificate=export.client_certificate,
+        client_key=export.client_key,
+    )
+
+    def blocking(work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    outbox = TraceOutbox(
+        sender,
+        read=lambda after, limit: blocking(journal.pending_spans(after, limit)),
+        measure=lambda: blocking(journal.pending_span_stats()),
+        delivered=lambda rows, counted: loop.call_soon_threadsafe(journal.delivered, rows, counted),
+    )
+    journal.subscribe(outbox.offer)
+    shown.outbox = outbox
+    outbox.start()
+    stack.push_async_callback(outbox.close, FLUSH_S)
+    user = install_user_tracing(
+        export.endpoint,
+        resource=resource_,
+        headers=export.headers,
+        timeout_s=export.timeout_s,
+        compression=export.compression,
+    )
+    if user is not None:
+        stack.push_async_callback(user.close, FLUSH_S)
+
+
+async def serve_http(
+    settings: Settings,
+    *,
+    run: bool = True,
+    ready: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """The whole service over HTTP, until SIGTERM, SIGINT or `stop`. `ready` is called with its URL once it listens."""
+    listening = _bind(settings.host, settings.port)
+    with listening:
+        async with open_service(settings, run=run) as service:
+            app = create_app(
+                service,
+                max_input_bytes=settings.max_input_bytes,
+                allowed_hosts=settings.allowed_hosts,
+                api_key=settings.api_key,
+            )
+            server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", backlog=2048))
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            stopping = stop or asyncio.Event()
+            with _signals(stopping):
+                while not server.started and not serving.done():  # noqa: ASYNC110 -- uvicorn offers a flag only
+                    await asyncio.sleep(0.005)
+                if ready is not None:
+                    ready(_url(listening))
+                waiting = asyncio.create_task(stopping.wait())
+                await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                service.stopping = True
+                server.should_exit = True
+                waiting.cancel()
+                await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn whose signals are ours: a drain comes between the last request and the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event) -> Any:
+    loop = asyncio.get_running_loop()
+    handled = (signal.SIGTERM, signal.SIGINT)
+    try:
+        for number in handled:
+            loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, logs.reopen)
+        yield
+    finally:
+        for number in (*handled, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run to the end on uvloop."""
+    return uvloop.run(main)
+
+
+def log_lines(change: Change) -> Sequence[Any]:
+    """The log lines of a committed change, to print them again from the journal."""
+    return logs.log_lines(change)
+
+
+# ---- small pieces ----
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Listen before anything is started, so that a taken port costs nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise InvalidSettings(
+            f"AGENTOBS_HOST {host!r} and AGENTOBS_PORT {port} cannot be listened on ({error.strerror}); stop what uses "
+            "it, or choose another port"
+        ) from None
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _raise_file_limit(needed: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            _log.warning("service.few_open_files", extra={"allowed": allowed, "needed": needed})
+
+
+def _secret(settings: Settings) -> str | None:
+    return settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else None
+
+
+def _labels(workflow: Workflow) -> WorkflowLabels:
+    return WorkflowLabels(
+        name=workflow.name,
+        agents=tuple(AgentLabels(name=a.name, model=a.model, provider=a.provider) for a in workflow.agents),
+        steps=tuple(step.name for step in workflow.steps),
+    )
+
+
+def _started(settings: Settings, *, run: bool) -> None:
+    for warning in settings.warnings():
+        logs.emit(names.SERVICE_WARNING, level="warning", reason=warning)
+    logs.emit(names.SERVICE_STARTED, version=__version__, worker=settings.worker_name, runs=run)
+
+
+def _blocked(seconds: float, stack: list[str]) -> None:
+    logs.emit(names.LOOP_BLOCKED, level="warning", blocked_s=round(seconds, 3), stack=stack)
+
+
+async def _warm_up(model: AnthropicModel) -> None:
+    try:
+        await model.warm_up()
+    except AgentobsError as error:
+        logs.emit(names.SERVICE_WARNING, level="warning", reason=str(error))
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
