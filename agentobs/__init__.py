@@ -1,6 +1,6 @@
 """Durable, observable multi-agent Claude workflows.
 
-    from agentobs import Agent, RunContext, StepFailed, step, workflow
+from agentobs import Agent, RunContext, StepFailed, step, workflow
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def check_name(name: object, what: str) -> None:
     """Raise `UsageError` unless `name` can be a metric label and part of a span name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{what} name {name!r:.80} cannot be used: expected 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter"
+            f"{what} name {name!r:.80} cannot be used: expected 1 to 64 letters, digits, '_', '-' or '.', "
+            "beginning with a letter"
         )
 
 

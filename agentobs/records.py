@@ -252,7 +252,8 @@ class RateLimit(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Note:
     """A value that a pattern wants counted (rounds, convergence, stragglers), or one that is recorded so that a
-    later execution sees it again (now, uuid, random): then `key` identifies it as a step's key does."""
+    later execution sees it again (now, uuid, random): then `key` identifies it as a step's key does.
+    """
 
     run_id: str
     execution: int

@@ -1,7 +1,7 @@
 """The composition root: what is wired to what, how the service starts, and how it stops.
 
-    settings ─▶ journal ─▶ engine ─▶ HTTP
-                   └──▶ metrics, logs, trace outbox (subscribers of what was committed)
+settings ─▶ journal ─▶ engine ─▶ HTTP
+               └──▶ metrics, logs, trace outbox (subscribers of what was committed)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -26,7 +27,7 @@ from agentobs.errors import AgentobsError, InvalidSettings
 from agentobs.journal.protocol import QueueState, Reader, Submitted
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
-from agentobs.records import Change, Run
+from agentobs.records import Run
 from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
 from agentobs.runtime.engine import Engine, Limits
@@ -111,12 +112,14 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, *, run: bool = True, registry: Registry = REGISTRY) -> AsyncIterator[Service]:
+async def open_service(
+    settings: Settings, *, run: bool = True, registry: Registry = REGISTRY
+) -> AsyncIterator[Service]:
     """Own the journal, recover what is unfinished, and run; on leaving drain, deliver and close, in that order.
 
     With `run=False` runs are accepted and wait as queued. Raises `JournalError`, `UsageError` before anything started.
     """
-    logs.configure(level=settings.log_level, format=settings.log_format, file=settings.log_file)
+    _configure_logs(settings)
     registry.load(settings.workflows)
     _raise_file_limit(settings.max_calls_in_flight + SPARE_FILES)
     export = settings.trace_export
@@ -134,13 +137,15 @@ async def open_service(settings: Settings, *, run: bool = True, registry: Regist
         metrics.restore(await journal.totals(settings.worker_name))
         metrics.create_at_zero([_labels(workflow) for workflow in registry.values()])
         journal.subscribe(metrics.observe)
-        journal.subscribe(logs.observe)
+        journal.subscribe(logs.LogSubscriber().observe)
         shown.journal = journal
         stack.push_async_callback(shown.refreshing(asyncio.create_task(shown.refresh())))
         if export is not None:
             await _start_export(stack, journal, export, settings.resource, shown)
         model = AnthropicModel(
-            api_key=_secret(settings), base_url=settings.anthropic_base_url, max_connections=settings.max_calls_in_flight
+            api_key=_secret(settings),
+            base_url=settings.anthropic_base_url,
+            max_connections=settings.max_calls_in_flight,
         )
         stack.push_async_callback(model.close)
         engine = _engine(settings, journal, model, registry)
@@ -309,11 +314,6 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(main)
 
 
-def log_lines(change: Change) -> Sequence[Any]:
-    """The log lines of a committed change, to print them again from the journal."""
-    return logs.log_lines(change)
-
-
 # ---- small pieces ----
 
 
@@ -347,6 +347,21 @@ def _raise_file_limit(needed: int) -> None:
             _log.warning("service.few_open_files", extra={"allowed": allowed, "needed": needed})
 
 
+def _configure_logs(settings: Settings) -> None:
+    on_terminal = settings.log_file is None and sys.stderr.isatty()
+    try:
+        logs.configure(
+            level=settings.log_level,
+            format=settings.log_format or ("console" if on_terminal else "json"),
+            file=settings.log_file,
+        )
+    except OSError as error:
+        raise InvalidSettings(
+            f"AGENTOBS_LOG_FILE {str(settings.log_file)!r} cannot be written ({error.strerror}); expected a file in a folder "
+            "that this user may write to"
+        ) from None
+
+
 def _secret(settings: Settings) -> str | None:
     return settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else None
 
@@ -361,19 +376,20 @@ def _labels(workflow: Workflow) -> WorkflowLabels:
 
 def _started(settings: Settings, *, run: bool) -> None:
     for warning in settings.warnings():
-        logs.emit(names.SERVICE_WARNING, level="warning", reason=warning)
+        logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
     logs.emit(names.SERVICE_STARTED, version=__version__, worker=settings.worker_name, runs=run)
 
 
 def _blocked(seconds: float, stack: list[str]) -> None:
-    logs.emit(names.LOOP_BLOCKED, level="warning", blocked_s=round(seconds, 3), stack=stack)
+    logs.emit(names.LOOP_BLOCKED, "warning", blocked_s=round(seconds, 3), stack=stack)
+    logs.flush()  # the next thing may be the end of the process
 
 
 async def _warm_up(model: AnthropicModel) -> None:
     try:
         await model.warm_up()
     except AgentobsError as error:
-        logs.emit(names.SERVICE_WARNING, level="warning", reason=str(error))
+        logs.emit(names.SERVICE_WARNING, "warning", reason=str(error))
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentobs.agents import Agent, check_name
 from agentobs.encoding import encode
-from agentobs.errors import InvalidInput, UsageError, UnknownWorkflow
+from agentobs.errors import InvalidInput, UnknownWorkflow, UsageError
 
 DEFAULT_DEADLINE_S: Final = 3600.0
 
@@ -60,7 +60,7 @@ class Workflow:
             )
             wrong = "; ".join(f"{where}: {why}" for where, why in fields[:5])
             raise InvalidInput(
-                f"the input does not fit workflow {self.name!r}: {wrong}. Expected: see its schema in GET /v1/workflows",
+                f"the input does not fit workflow {self.name!r}: {wrong}. Its schema is in GET /v1/workflows",
                 fields,
             ) from None
 
@@ -79,7 +79,8 @@ class Registry(Mapping[str, Workflow]):
         known = self._workflows.get(found.name)
         if known is not None and _origin(known.function) != _origin(found.function):
             raise UsageError(
-                f"two workflows are named {found.name!r}: {_origin(known.function)} and {_origin(found.function)}; rename one"
+                f"two workflows are named {found.name!r}: {_origin(known.function)} and {_origin(found.function)}; "
+                "rename one"
             )
         self._workflows[found.name] = found
 
@@ -88,7 +89,7 @@ class Registry(Mapping[str, Workflow]):
             return self._workflows[name]
         except KeyError:
             raise UnknownWorkflow(
-                f"no workflow is registered as {name!r:.80}; registered: {', '.join(sorted(self._workflows)) or 'none'}. "
+                f"no workflow is registered as {name!r:.80}; registered: {', '.join(self) or 'none'}. "
                 "Name its module in AGENTOBS_WORKFLOWS"
             ) from None
 

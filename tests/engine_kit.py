@@ -113,7 +113,7 @@ class Kit:
 
     async def until(self, reached: Callable[[], bool], timeout_s: float = 10) -> None:
         async with asyncio.timeout(timeout_s):
-            while not reached():  # noqa: ASYNC110
+            while not reached():
                 await asyncio.sleep(0.002)
 
     def crash_copy(self, target: Path) -> Path:

@@ -34,7 +34,8 @@ def sqlite_version(path: Path) -> int:
             if "_yoyo_migration" not in tables:
                 if tables:
                     raise SchemaMismatch(
-                        f"{path} is a SQLite database but not a journal of agentobs; set AGENTOBS_DATABASE_URL to another file"
+                        f"{path} is a SQLite database but not a journal of agentobs; "
+                        "set AGENTOBS_DATABASE_URL to another file"
                     )
                 return 0
             applied = [found for (found,) in db.execute("SELECT migration_id FROM _yoyo_migration")]

@@ -31,8 +31,8 @@ class LockFile:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             os.close(descriptor)
             raise JournalLocked(
-                f"{self.path.with_suffix('')} is owned by {holder}. Only one process may run a SQLite journal: talk to it "
-                "with --server, stop it, or use another AGENTOBS_DATABASE_URL"
+                f"{self.path.with_suffix('')} is owned by {holder}. Only one process may run a SQLite journal: "
+                "talk to it with --server, stop it, or use another AGENTOBS_DATABASE_URL"
             ) from None
         try:
             os.ftruncate(descriptor, 0)

@@ -149,7 +149,7 @@ class Journal(Reader, Protocol):
 
     @property
     def owner(self) -> str:
-        """This process's UUID."""
+        """The UUID of this process."""
         ...
 
     def subscribe(self, subscriber: Subscriber) -> None:

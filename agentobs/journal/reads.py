@@ -138,7 +138,7 @@ class SqliteReader:
 
 def _changes(owed: Owed, detail: RunDetail) -> tuple[Change, ...]:
     """The changes behind an outbox row, made again from the columns."""
-    kinds = {ref[:4] + (ref.attempt,) for ref in owed.spans}
+    kinds = {(*ref[:4], ref.attempt) for ref in owed.spans}
     changes: list[Change] = []
     for ref in owed.spans:
         match ref.kind:

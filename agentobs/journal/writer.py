@@ -187,7 +187,7 @@ class Writer:
                 result, changes, extra = job.apply(db)
                 deltas = [*extra, *(delta for change in changes for delta in self._deltas(change))]
                 owed = self._owe(db, job.run_id, changes)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, this unit fails alone
+            except Exception as error:
                 if isinstance(error, sqlite3.Error) and database_fault(error):
                     raise
                 if not isinstance(error, AgentobsError):

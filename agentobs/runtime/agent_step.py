@@ -53,13 +53,17 @@ def replay(found: Finished) -> Any:
     return value
 
 
+def as_messages(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+    return ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
+
+
 class AgentStep:
     """One agent call in one execution."""
 
-    def __init__(self, live: Live, agent: Agent, messages: Sequence[Message], *, branch: str, key: str) -> None:
+    def __init__(self, live: Live, agent: Agent, prompt: str | Sequence[Message], *, branch: str, key: str) -> None:
         self.live = live
         self.agent = agent
-        self.messages = list(messages)
+        self.messages = list(as_messages(prompt))
         self.model = live.shared.models[agent.provider]
         self.clock = live.shared.clock
         self.started = self.clock.now()
@@ -76,7 +80,7 @@ class AgentStep:
             name=agent.name,
             agent=agent.name,
             model=agent.model,
-            input=encode(list(messages), f"the prompt of agent {agent.name!r}"),
+            input=encode(prompt, f"the prompt of agent {agent.name!r}"),
             started_at=self.started.wall,
             seq=live.seq(),
             workflow=live.run.workflow,

@@ -14,7 +14,7 @@ from agentobs.encoding import decode
 from agentobs.errors import StepFailed, UndeclaredCall, UsageError
 from agentobs.models.protocol import Message
 from agentobs.records import NS
-from agentobs.runtime.agent_step import AgentStep, replay
+from agentobs.runtime.agent_step import AgentStep, as_messages, replay
 from agentobs.runtime.function_step import decoded, run_function
 from agentobs.runtime.live import Live, names
 from agentobs.runtime.memo import Finished, agent_hash, function_hash
@@ -47,12 +47,14 @@ class RunContext:
         """The same run in a branch of that name; branches nest. The name must not depend on timing or chance."""
         if not isinstance(name, str) or not 1 <= len(name) <= 100 or "/" in name or not name.isprintable():
             raise UsageError(
-                f"branch name {name!r:.120} cannot be used: expected 1 to 100 printable characters without '/'"
+                f"branch name {name!r:.120} cannot be used: expected 1 to 100 printable characters, no '/'"
             )
         return RunContext(self._live, f"{self._branch}/{name}" if self._branch else name)
 
     def call(self, agent: Agent, prompt: str | Sequence[Message]) -> Awaitable[str]:
-        """Ask `agent`; returns its answer's text. `prompt` is the user's message, or a list of messages as the API has them.
+        """Ask `agent`; returns its answer's text.
+
+        `prompt` is the user's message, or a list of messages as the API has them.
 
         Awaiting raises `StepFailed` once the agent's attempts are used up, or for an answer that is no whole
         answer (`max_tokens`, `refusal`, `context_window`) unless the agent accepts it. Raises `UndeclaredCall` and
@@ -61,14 +63,14 @@ class RunContext:
         self._refuse_when_closing()
         if agent not in self._live.workflow.agents:
             raise UndeclaredCall(
-                f"workflow {self._live.workflow.name!r} calls agent {getattr(agent, 'name', agent)!r:.80} without declaring "
-                f"it; declared: {names(self._live.workflow.agents)}. Add it to @workflow(agents=[…])"
+                f"workflow {self._live.workflow.name!r} calls agent {getattr(agent, 'name', agent)!r:.80} without "
+                f"declaring it; declared: {names(self._live.workflow.agents)}. Add it to @workflow(agents=[…])"
             )
-        messages = _messages(agent, prompt)
-        key = self._live.memo.key(self._branch, agent_hash(agent, messages))
+        _check_prompt(agent, prompt)
+        key = self._live.memo.key(self._branch, agent_hash(agent, as_messages(prompt)))
 
         def fresh() -> Awaitable[str]:
-            return AgentStep(self._live, agent, messages, branch=self._branch, key=key).run()
+            return AgentStep(self._live, agent, prompt, branch=self._branch, key=key).run()
 
         return self._start(key, agent.name, replay, fresh)
 
@@ -146,12 +148,10 @@ class RunContext:
             raise asyncio.CancelledError
 
 
-def _messages(agent: Agent, prompt: object) -> tuple[Message, ...]:
-    if isinstance(prompt, str):
-        return ({"role": "user", "content": prompt},)
-    if isinstance(prompt, Sequence) and prompt and all(isinstance(one, dict) for one in prompt):
-        return tuple(prompt)
-    raise UsageError(
-        f"the prompt for agent {agent.name!r} is of type {type(prompt).__name__}; expected text, or a list of messages "
-        'such as {"role": "user", "content": "…"}'
-    )
+def _check_prompt(agent: Agent, prompt: object) -> None:
+    listed = isinstance(prompt, Sequence) and prompt and all(isinstance(one, dict) for one in prompt)
+    if not isinstance(prompt, str) and not listed:
+        raise UsageError(
+            f"the prompt for agent {agent.name!r} is of type {type(prompt).__name__}; expected text, or a list of "
+            'messages such as {"role": "user", "content": "…"}'
+        )

@@ -22,7 +22,7 @@ class Dispatcher(Protocol):
         ...
 
     def slot_free(self) -> None:
-        """This process can take a run more."""
+        """A run has ended: one more can be taken."""
         ...
 
     def invitations(self, free_slots: Callable[[], int], workflows: Sequence[str]) -> AsyncIterator[str]:

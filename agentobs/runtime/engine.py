@@ -107,8 +107,8 @@ class Engine:
         if not done:
             work.add_done_callback(_seen)
             raise JournalUnavailable(
-                f"the run may or may not be accepted: {self._journal.trouble or 'the journal is slow'}. Try again with an "
-                "Idempotency-Key"
+                f"the run may or may not be accepted: {self._journal.trouble or 'the journal is slow'}. Try again "
+                "with an Idempotency-Key"
             )
         submitted = work.result()
         if submitted.created:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentobs.encoding import decode, encode
-from agentobs.errors import AgentobsError, InvalidInput, StaleOwner, StepFailed, UsageError
+from agentobs.errors import AgentobsError, InvalidInput, StaleOwner, StepFailed
 from agentobs.records import (
     CANCELLED,
     CLOSED,
@@ -28,6 +28,7 @@ from agentobs.records import (
 )
 from agentobs.runtime.clock import end
 from agentobs.runtime.context import RunContext
+from agentobs.runtime.function_step import check_size
 from agentobs.runtime.live import Live, shielded
 
 GRACE_S: Final = 1.0  # for a workflow's own cleanup after it was cancelled
@@ -85,11 +86,7 @@ async def _function(live: Live) -> str:
     with live.shared.step_context(live.execution):
         value = await workflow.function(RunContext(live), given)
     output = encode(value, f"what workflow {workflow.name!r} returned")
-    if len(output) > live.shared.max_output_bytes:
-        raise UsageError(
-            f"workflow {workflow.name!r} returned {len(output)} bytes; "
-            f"AGENTOBS_MAX_OUTPUT_BYTES is {live.shared.max_output_bytes}"
-        )
+    check_size(live, output, f"workflow {workflow.name!r}")
     return output
 
 

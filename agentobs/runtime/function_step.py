@@ -54,21 +54,25 @@ async def run_function(
         with live.shared.step_context(step):
             value = await _call(declared, args, given)
         output = encode(value, f"what step {declared.name!r} returned")
-        if len(output) > live.shared.max_output_bytes:
-            raise UsageError(
-                f"step {declared.name!r} returned {len(output)} bytes; "
-                f"AGENTOBS_MAX_OUTPUT_BYTES is {live.shared.max_output_bytes}"
-            )
+        check_size(live, output, f"step {declared.name!r}")
     except asyncio.CancelledError:
         if live.cause != "stale":
             await live.committed(closed(*CUT_OFF[live.cause]))
         raise
-    except (Exception, SystemExit):
+    except (Exception, SystemExit):  # noqa: BLE001 -- whatever user code raises is this step's failure
         detail = encode(traceback.format_exc(), "a traceback")
         await live.committed(closed(FAILED, "workflow_error", error_detail=detail))
         raise StepFailed("workflow_error", step.number, declared.name) from None
     await live.committed(closed(SUCCEEDED, output=output))
     return decoded(declared, output)
+
+
+def check_size(live: Live, output: str, what: str) -> None:
+    """Raise `UsageError` for an output beyond AGENTOBS_MAX_OUTPUT_BYTES."""
+    if len(output) > live.shared.max_output_bytes:
+        raise UsageError(
+            f"{what} returned {len(output)} bytes; AGENTOBS_MAX_OUTPUT_BYTES is {live.shared.max_output_bytes}"
+        )
 
 
 def decoded(declared: FunctionStep, output: str) -> Any:

@@ -67,7 +67,9 @@ class Watchdog:
         looked = time.monotonic()
         while not self._ended.wait(BEAT_S):
             now = time.monotonic()
-            if now - looked > WARN_S:  # this thread stood still too: the whole process was stopped, not the loop blocked
+            if (
+                now - looked > WARN_S
+            ):  # this thread stood still too: the whole process was stopped, not the loop blocked
                 self._beaten = max(self._beaten, now - BEAT_S)
             looked = now
             blocked = now - self._beaten
