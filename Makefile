@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml $(LOCK)
 	@test -x $(BIN)/python || { echo "setting up $(VENV) (once, about a minute)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q agentobs
 	@touch $@
 
 demo: $(STAMP)
@@ -40,6 +41,10 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m agentobs.setting_docs > docs/settings.md
+	$(BIN)/python -m agentobs.api > docs/openapi.json
 
 lock:
 	$(BIN)/python -m pip install --quiet uv

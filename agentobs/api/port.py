@@ -1,0 +1,45 @@
+"""What the HTTP API asks of the service behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from agentobs.journal.protocol import Reader, Submitted
+from agentobs.records import Run
+from agentobs.workflows import Workflow
+
+
+class ServicePort(Protocol):
+    @property
+    def reader(self) -> Reader: ...
+
+    @property
+    def registry(self) -> Mapping[str, Workflow]: ...
+
+    async def submit(
+        self,
+        workflow: str,
+        input: object,  # noqa: A002  # the word of the API
+        *,
+        tags: Mapping[str, str],
+        idempotency_key: str | None,
+        traceparent: str | None,
+    ) -> Submitted:
+        """Commit a new run, or find the one that this key and body made before.
+
+        Raises `UnknownWorkflow`, `InvalidInput`, `Conflict`, `QueueFull`, `JournalUnavailable`.
+        """
+        ...
+
+    async def cancel(self, run_id: str) -> Run:
+        """Make the wish to cancel durable. Raises `NotFound`, `Conflict`."""
+        ...
+
+    def readiness(self) -> Sequence[str]:
+        """Why runs cannot be accepted or executed now; empty when they can."""
+        ...
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        """The exposition in the best format that `accept` allows, and its content type. Called on the event loop."""
+        ...

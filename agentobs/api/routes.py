@@ -1,0 +1,145 @@
+"""The calls of the HTTP API. Each asks the service or the reader, and sends what views.py makes of the answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from agentobs.api import views
+from agentobs.api.port import ServicePort
+from agentobs.api.problems import KINDS, Json
+from agentobs.api.schemas import (
+    Detail,
+    Filters,
+    Health,
+    Problem,
+    Readiness,
+    RunList,
+    RunRequest,
+    Summary,
+    WorkflowList,
+    to_cursor,
+    to_run_id,
+    to_traceparent,
+)
+from agentobs.errors import NotFound
+from agentobs.journal.protocol import RunDetail
+from agentobs.records import Run
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="The same key and body again answer 200 and the same run.",
+    ),
+]
+Traceparent = Annotated[str | None, Header(description="Kept as a link; a malformed one is ignored.")]
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Problem, "description": KINDS[status][1]} for status in statuses}
+
+
+def router(service: ServicePort) -> APIRouter:
+    api = APIRouter(redirect_slashes=False)
+    _add_runs(api, service)
+    _add_operations(api, service)
+    return api
+
+
+def _add_runs(api: APIRouter, service: ServicePort) -> None:
+    async def found(run_id: str, *, content: bool) -> RunDetail:
+        detail = await service.reader.detail(run_id, content=content)
+        if detail is None:
+            raise NotFound(f"there is no run {run_id}")
+        return detail
+
+    async def summarized(run: Run) -> dict[str, Any]:
+        return views.summary(await service.reader.detail(run.id, content=False) or RunDetail(run=run))
+
+    @api.post(
+        "/v1/runs",
+        status_code=202,
+        response_model=Summary,
+        responses={
+            200: {"model": Summary, "description": "This key and body had made the run before"},
+            **_problems(400, 404, 409, 413, 415, 422, 429, 503),
+        },
+        tags=["runs"],
+    )
+    async def submit(
+        body: RunRequest, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
+    ) -> Response:
+        """Accept a run. Once 202 is sent, it cannot be lost."""
+        run, created = await service.submit(
+            body.workflow,
+            body.input,
+            tags=body.tags,
+            idempotency_key=idempotency_key,
+            traceparent=to_traceparent(traceparent),
+        )
+        summary = views.summary(RunDetail(run=run)) if created else await summarized(run)
+        return Json(summary, 202 if created else 200, {"Location": f"/v1/runs/{run.id}"})
+
+    @api.get("/v1/runs", response_model=RunList, responses=_problems(400, 422), tags=["runs"])
+    async def list_runs(filters: Annotated[Filters, Query()]) -> Response:
+        """Runs, newest first."""
+        details = await service.reader.details(filters.query())
+        page = details[: filters.limit]
+        more = len(details) > len(page)
+        return Json(views.run_list(page, to_cursor(page[-1].run.id) if more else None))
+
+    @api.get("/v1/runs/{run_id}", response_model=Detail, responses=_problems(404), tags=["runs"])
+    async def show(run_id: str) -> Response:
+        """A run with its input, output, executions, steps and attempts."""
+        return Json(views.run_detail(await found(to_run_id(run_id), content=True)))
+
+    @api.get("/v1/runs/{run_id}/summary", response_model=Summary, responses=_problems(404), tags=["runs"])
+    async def show_summary(run_id: str) -> Response:
+        """The summary alone."""
+        return Json(views.summary(await found(to_run_id(run_id), content=False)))
+
+    @api.post(
+        "/v1/runs/{run_id}/cancel",
+        status_code=202,
+        response_model=Summary,
+        responses=_problems(404, 409, 503),
+        tags=["runs"],
+    )
+    async def cancel(run_id: str) -> Response:
+        """Stop a run and its spending; 409 when it has ended otherwise."""
+        return Json(await summarized(await service.cancel(to_run_id(run_id))), 202)
+
+
+def _add_operations(api: APIRouter, service: ServicePort) -> None:
+    @api.get("/v1/workflows", response_model=WorkflowList, tags=["workflows"])
+    async def workflows() -> Response:
+        """What can be run: names, input schemas, agents with their models."""
+        return Json(views.workflow_list(service.registry))
+
+    @api.get("/healthz", response_model=Health, tags=["operation"])
+    async def healthz() -> Response:
+        """Alive. Asks for no key."""
+        return Json({"status": "alive"})
+
+    @api.get(
+        "/readyz",
+        response_model=Readiness,
+        responses={503: {"model": Readiness, "description": "Not ready"}},
+        tags=["operation"],
+    )
+    async def readyz() -> Response:
+        """Able to accept and execute runs, or why not. Asks for no key."""
+        reasons = list(service.readiness())
+        if reasons:
+            return Json({"status": "not ready", "reasons": reasons}, 503)
+        return Json({"status": "ready"})
+
+    @api.get("/metrics", response_class=Response, tags=["operation"])
+    async def metrics(request: Request) -> Response:
+        """Prometheus text or OpenMetrics, as Accept asks."""
+        body, content_type = service.render_metrics(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
