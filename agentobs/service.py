@@ -219,16 +219,7 @@ async def _start_export(
     stack: AsyncExitStack, journal: SqliteJournal, export: TraceExport, resource_: Mapping[str, str], shown: _Shown
 ) -> None:
     loop = asyncio.get_running_loop()
-    sender = OtlpSender(
-        export.endpoint,
-        resource=resource_,
-        headers=export.headers,
-        timeout_s=export.timeout_s,
-        compression=export.compression,
-        certificate=export.certificate,
-        client_certificate=export.client_certificate,
-        client_key=export.client_key,
-    )
+    sender = OtlpSender(export, resource_)
 
     def blocking(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
@@ -243,13 +234,7 @@ async def _start_export(
     shown.outbox = outbox
     outbox.start()
     stack.push_async_callback(outbox.close, FLUSH_S)
-    user = install_user_tracing(
-        export.endpoint,
-        resource=resource_,
-        headers=export.headers,
-        timeout_s=export.timeout_s,
-        compression=export.compression,
-    )
+    user = install_user_tracing(export, resource_)
     if user is not None:
         stack.push_async_callback(user.close, FLUSH_S)
 

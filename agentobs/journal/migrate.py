@@ -10,6 +10,7 @@ import re
 import sqlite3
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from agentobs.errors import JournalUnavailable, SchemaMismatch
 
@@ -28,7 +29,7 @@ def sqlite_version(path: Path) -> int:
     if not path.exists() or not path.stat().st_size:
         return 0
     try:
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "_yoyo_migration" not in tables:
@@ -68,7 +69,7 @@ def migrate_sqlite(path: Path) -> tuple[int, int]:
     import yoyo  # noqa: PLC0415 -- a tenth of a second that only a migration needs to spend
 
     before = sqlite_version(path)
-    backend = yoyo.get_backend(f"sqlite:///{path}")
+    backend = yoyo.get_backend(f"sqlite:///{quote(str(path))}")
     try:
         migrations = yoyo.read_migrations(str(_FOLDER / "sqlite"))
         with backend.lock():

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from agentobs.journal.protocol import Labels, Owed, QueueState, RunDetail, RunQuery
-from agentobs.journal.rows import CONTENT, R, owed_from_row, record
+from agentobs.journal.rows import CARRY, CONTENT, R, owed_from_row, record
 from agentobs.records import CLOSED, SETTLED, Attempt, Change, Execution, Note, Run, Step
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class SqliteReader:
 
     async def totals(self, worker: str) -> Mapping[tuple[str, Labels], int]:
         rows = await self.read(lambda db: db.execute(self._sql.totals_of.sql, {"worker": worker}).fetchall())
-        return {(metric, tuple(json.loads(labels))): value for metric, labels, value in rows}
+        return {(metric, tuple(json.loads(labels))): carry * CARRY + value for metric, labels, carry, value in rows}
 
     async def claimable(self, workflows: Sequence[str], limit: int, after: str, owner: str) -> Sequence[str]:
         params = {"workflows": json.dumps(list(workflows)), "limit": limit, "after": after, "owner": owner}

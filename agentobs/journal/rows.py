@@ -12,6 +12,8 @@ from agentobs.records import CLOSED, SETTLED, Attempt, Change, Execution, Note, 
 
 R = TypeVar("R", Run, Execution, Step, Attempt, Note)
 
+CARRY: Final = 10**18  # a total is carry * CARRY + value: exact, whatever it grows to
+
 _FIELDS: Final = {kind: {f.name for f in dataclasses.fields(kind)} for kind in (Run, Execution, Step, Attempt, Note)}
 # Content: what a reader of summaries and totals leaves unread.
 CONTENT: Final[dict[type, dict[str, str | None]]] = {
@@ -29,6 +31,16 @@ def record(kind: type[R], names: Sequence[str], row: Sequence[Any]) -> R:
         values["final"] = bool(values["final"])
         values["stream"] = bool(values["stream"])
     return kind(**values)
+
+
+def storable(text: str) -> str:
+    """`text` with what UTF-8 cannot hold (lone surrogates) escaped; for columns that are not JSON."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def parameters(found: Run | Execution | Step | Attempt | Note) -> Mapping[str, Any]:
+    """A record's columns with every text storable: providers put anything into their ids."""
+    return {name: storable(value) if isinstance(value, str) else value for name, value in vars(found).items()}
 
 
 def owed_spans(changes: Iterable[Change]) -> tuple[SpanRef, ...]:

@@ -36,7 +36,7 @@ def open_reader(path: Path) -> SqliteReader:
             f"there is no journal at {path}; start 'agentobs serve' or name it in AGENTOBS_DATABASE_URL"
         )
     migrate.check(path)
-    return SqliteReader(partial(_connect, f"file:{path}?mode=ro"), SQL)
+    return SqliteReader(partial(_connect, path, "ro"), SQL)
 
 
 class SqliteJournal:
@@ -49,7 +49,7 @@ class SqliteJournal:
         self._writer = writer
         self._units = Units(SQL, owner)
         self._wall_ns = wall_ns
-        self._reader = SqliteReader(partial(_connect, f"file:{path}?mode=ro"), SQL)
+        self._reader = SqliteReader(partial(_connect, path, "ro"), SQL)
         # reading is the reader's
         self.run = self._reader.run
         self.detail = self._reader.detail
@@ -142,6 +142,7 @@ async def open_journal(
     Raises `JournalLocked`, `SchemaMismatch` (an older schema is not migrated unasked), `JournalUnavailable`.
     """
     owner = str(uuid.uuid4())
+    path = path.resolve()  # a link to a journal is the same journal: one lock file
     lock = LockFile(path)
     lock.acquire(worker)
     try:
@@ -171,7 +172,7 @@ def _prepare(path: Path) -> None:
         db = _connect_writer(path)
         try:
             db.execute("BEGIN IMMEDIATE")
-            db.execute(SQL.add_total.sql, {"worker": "", "metric": "opened", "labels": "[]", "value": 1})
+            db.execute(SQL.add_total.sql, {"worker": "", "metric": "opened", "labels": "[]", "carry": 0, "value": 1})
             db.execute("COMMIT")
         finally:
             db.close()
@@ -183,12 +184,13 @@ def _prepare(path: Path) -> None:
 
 
 def _connect_writer(path: Path) -> sqlite3.Connection:
-    db = _connect(f"file:{path}?mode=rw")
+    db = _connect(path, "rw")
     for pragma in _WRITER_PRAGMAS:
         db.execute(f"PRAGMA {pragma}")
     return db
 
 
-def _connect(uri: str) -> sqlite3.Connection:
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # isolation_level=None: transactions are ours; check_same_thread: a closing service closes its readers' too.
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agentobs.errors import Conflict, NotFound, QueueFull, StaleOwner
 from agentobs.journal.protocol import Claim, Fence, History, Submitted
-from agentobs.journal.rows import R, record
+from agentobs.journal.rows import R, parameters, record, storable
 from agentobs.records import (
     CANCELLED,
     CLOSED,
@@ -73,8 +73,11 @@ class Units:
 
     def write(self, db: sqlite3.Connection, changes: Sequence[Change]) -> None:
         for verb, found in changes:
-            # vars(): a record's fields are the statement's parameters; further fields are passed over.
-            written = db.execute(self._text[verb, type(found)], vars(found)).rowcount
+            statement = self._text[verb, type(found)]
+            try:  # a record's fields are the statement's parameters; further fields are passed over
+                written = db.execute(statement, vars(found)).rowcount
+            except UnicodeEncodeError:
+                written = db.execute(statement, parameters(found)).rowcount
             if written != 1 and verb != NOTED:
                 raise StaleOwner(f"a {type(found).__name__.lower()} of {_run_id(found)} had ended already")
 
@@ -93,7 +96,7 @@ class Units:
         changes = [Change(OPENED, run)]
         self.write(db, changes)
         for key, value in json.loads(run.tags).items():
-            db.execute(self._sql.insert_tag.sql, {"key": key, "value": value, "run_id": run.id})
+            db.execute(self._sql.insert_tag.sql, {"key": storable(key), "value": storable(value), "run_id": run.id})
         return Submitted(run, created=True), changes
 
     def claim(
@@ -123,10 +126,12 @@ class Units:
             started_at=run.started_at or now,
             recoveries=run.recoveries + (dead is not None),
             resumed_from=number if reason == RESUMED else run.resumed_from,
+            next_reason=RECOVERED,
         )
         if db.execute(self._sql.take_run.sql, {**vars(taken), "now": now}).rowcount != 1:
             raise StaleOwner(f"run {run_id} was taken by another owner")
-        seq = 2 if not run.epoch else self._next_seq(db, run_id, changes)
+        fresh = not run.epoch and run.end_seq is None  # not cancelled before it ever began, and then resumed
+        seq = run.seq + 1 if fresh else self._next_seq(db, run_id, changes)
         ending = _ending(taken, max_recoveries, now, seq)
         if ending is not None:
             changes.append(Change(CLOSED, ending))
@@ -163,11 +168,12 @@ class Units:
                 return run, []
             raise Conflict(f"run {run_id} has {run.status} already and cannot be cancelled")
         db.execute(self._sql.ask_cancel.sql, {"id": run_id, "now": now})
+        run = self._existing(db, run_id)
         if run.owner == self._owner:
-            return self._existing(db, run_id), []
-        # Nobody runs it: it ends here. (An owner that died is closed by its claim, which sees the request.)
-        if run.status == RUNNING:
-            return self._existing(db, run_id), []
+            return run, []
+        if run.status == RUNNING:  # its owner is dead: the takeover sees the wish, and ends it
+            _, changes = self.claim(db, run_id, worker="", version=run.version, max_recoveries=0, now=now)
+            return self._existing(db, run_id), changes
         ended = _end(run, CANCELLED, "cancelled", "cancelled while it was queued", now, self._next_seq(db, run_id, []))
         self.write(db, changes := [Change(CLOSED, ended)])
         return ended, changes
@@ -196,7 +202,7 @@ class Units:
         last = max(
             dead.started_at,
             *(s.ended_at or s.started_at for s in steps),
-            *(a.ended_at or a.started_at for a in attempts),
+            *(a.ended_at or a.first_chunk_at or a.started_at for a in attempts),
             *(n.at for n in notes),
             0,
         )

@@ -9,8 +9,10 @@ the batch stays in memory, `trouble` says why, and the commit is tried again unt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -21,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from agentobs.errors import AgentobsError, JournalError, JournalUnavailable
 from agentobs.journal.protocol import Delta, Deltas, Labels, Owed, Published, Subscriber
-from agentobs.journal.rows import owed_spans, spans_to_text
+from agentobs.journal.rows import CARRY, owed_spans, spans_to_text
 from agentobs.records import Change
 
 T = TypeVar("T")
@@ -98,6 +100,7 @@ class Writer:
         self._queue: deque[Job[Any]] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._give_up_at = math.inf
         self._owed_id = 0
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="agentobs-journal", daemon=True)
@@ -126,9 +129,10 @@ class Writer:
         """Commit what is queued, then stop. What a refused commit still holds after `timeout_s` is given up."""
         with self._wake:
             self._closing = True
+            self._give_up_at = time.monotonic() + timeout_s
             self._wake.notify()
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, timeout_s)
+            await asyncio.to_thread(self._thread.join, timeout_s + RETRY_S)
 
     # ---- the writer thread ----
 
@@ -175,7 +179,8 @@ class Writer:
             if self.trouble is not None:
                 self.trouble = None
                 _log.warning("journal.resumed")
-            self._observe_commit(time.perf_counter() - started)
+            with contextlib.suppress(Exception):  # telemetry never fails a run
+                self._observe_commit(time.perf_counter() - started)
             return refused + done
 
     def _apply_all(self, db: sqlite3.Connection, jobs: list[Job[Any]], refused: list[_Done]) -> list[_Done]:
@@ -206,7 +211,14 @@ class Writer:
             published = Published(tuple(changes), tuple(deltas), owed) if changes or deltas else None
             done.append(_Done(job, result, published))
         for (metric, labels), value in sums.items():
-            row = {"worker": self._worker, "metric": metric, "labels": json.dumps(labels), "value": value}
+            carry, rest = divmod(value, CARRY)
+            row = {
+                "worker": self._worker,
+                "metric": metric,
+                "labels": json.dumps(labels),
+                "carry": carry,
+                "value": rest,
+            }
             db.execute(self._add_total, row)
         return done
 
@@ -227,16 +239,18 @@ class Writer:
                 _log.warning("journal.rollback_failed")
 
     def _pause(self, reason: str) -> bool:
-        """Wait before the next try; False when closing."""
+        """Wait before the next try; False when closing has taken too long."""
         self.errors += 1
         if self.trouble != reason:
             self.trouble = reason
             _log.warning("journal.paused")
+        was_closing = self._closing
         with self._wake:
-            if self._closing:
-                return False
-            self._wake.wait_for(lambda: self._closing, RETRY_S)
-        return True
+            if was_closing:
+                self._wake.wait(RETRY_S)
+            else:
+                self._wake.wait_for(lambda: self._closing, RETRY_S)
+        return time.monotonic() < self._give_up_at
 
     def _deliver(self, done: list[_Done]) -> None:
         try:

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
 from agentobs.agents import Agent
 from agentobs.encoding import decode, encode
-from agentobs.errors import StepFailed
+from agentobs.errors import JournalError, StaleOwner, StepFailed
 from agentobs.models.protocol import Message, Price, Progress, Reply
 from agentobs.records import (
     AGENT,
@@ -253,8 +253,24 @@ class _Turn:
         if then.wait_s is not None:
             self.waiting = ended
             self.waited_since = self.owner.clock.now()
-        await live.committed(*changes)
+        try:
+            await live.committed(*changes)
+        except StaleOwner:
+            raise
+        except JournalError as error:
+            return await self._end_bare(attempt, begun, type(error).__name__)
         return reply, then
+
+    async def _end_bare(self, attempt: Attempt, begun: Instant, error_class: str) -> tuple[Reply, Verdict]:
+        """What the answer told cannot be stored (numbers beyond any meaning): close with what is ours alone."""
+        reply = Reply(outcome="bad_response", error_class=error_class)
+        ended = dataclasses.replace(
+            self._told(attempt, begun, Progress(), outcome=reply.outcome), error_class=error_class, final=True
+        )
+        self.waiting = None
+        self.step_ended = True
+        await self.owner.live.committed(Change(CLOSED, ended), self.owner.ending(reply, self.texts))
+        return reply, FINAL
 
     def _told(self, attempt: Attempt, begun: Instant, progress: Progress, *, outcome: str) -> Attempt:
         usage = progress.usage

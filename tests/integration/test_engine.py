@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from agentobs import Agent, RunContext, StepFailed, step, workflow
 from agentobs.errors import Conflict, InvalidInput, NotFound, UnknownWorkflow
-from agentobs.records import CLOSED, Attempt, Run
+from agentobs.records import CLOSED, Attempt, Run, Usage
 from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.engine import Limits
 from agentobs.workflows import Registry
@@ -210,6 +210,20 @@ async def test_a_wait_beyond_the_deadline_fails_now(path, registry):
     assert detail.run.error_type == "rate_limited"
     assert len(model.calls) == 1
     assert clock.slept == []
+
+
+async def test_an_answer_that_cannot_be_stored_closes_the_attempt_and_fails_the_step(path, registry):
+    @workflow(agents=[writer], registry=registry)
+    async def one(run: RunContext, given: None) -> str:
+        return await run.call(writer, "x")
+
+    model = ScriptedModel()
+    model.usage = Usage(input_uncached=10**30, output=5, state="exact")  # no column holds that
+    async with engine_on(path, registry, model) as kit:
+        detail = await kit.run("one")
+    assert (detail.run.status, detail.run.error_type) == ("failed", "bad_response")
+    assert outcomes(detail) == [(1, 1, 1, "bad_response")]
+    assert (detail.attempts[0].usage, detail.attempts[0].input_uncached) == ("unknown", None)
 
 
 # ---- finished failures ----

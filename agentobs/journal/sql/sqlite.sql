@@ -32,8 +32,8 @@ WHERE id = :id AND epoch = :epoch - 1 AND ended_at IS NULL;
 UPDATE runs SET status = 'queued', owner = NULL, next_reason = :next_reason WHERE id = :id AND ended_at IS NULL;
 
 -- name: requeue_run!
--- Resumed by someone: what was write-once at the first end stays.
-UPDATE runs SET status = 'queued', owner = NULL, next_reason = 'resumed', output = NULL, ended_at = NULL, end_seq = NULL,
+-- Resumed by someone: what was write-once at the first end stays, and end_seq, after which the numbers go on.
+UPDATE runs SET status = 'queued', owner = NULL, next_reason = 'resumed', output = NULL, ended_at = NULL,
     error_type = NULL, error_message = NULL, error_step = NULL, error_agent = NULL, error_detail = NULL,
     cancel_requested_at = NULL, recoveries = 0
 WHERE id = :id AND status IN ('failed', 'cancelled');
@@ -76,7 +76,7 @@ VALUES (:run_id, :step, :turn, :number, :model, :provider, :url, :stream, :max_t
     :reserved_pico, :wait_ns, :final, :turn_started_at, :seq);
 
 -- name: note_attempt!
-UPDATE attempts SET http_status = :http_status, request_id = :request_id, response_id = :response_id,
+UPDATE attempts SET first_chunk_at = :first_chunk_at, http_status = :http_status, request_id = :request_id, response_id = :response_id,
     response_model = :response_model, usage = :usage, input_uncached = :input_uncached, output = :output,
     cache_read = :cache_read, cache_write = :cache_write, reasoning = :reasoning, cost_pico = :cost_pico,
     price_version = :price_version
@@ -100,11 +100,14 @@ INSERT INTO notes (run_id, execution, seq, kind, key, value, at)
 VALUES (:run_id, :execution, :seq, :kind, :key, :value, :at);
 
 -- name: add_total!
-INSERT INTO totals (worker, metric, labels, value) VALUES (:worker, :metric, :labels, :value)
-ON CONFLICT (worker, metric, labels) DO UPDATE SET value = value + excluded.value;
+-- Exact beyond 64 bits: 2^63 pico-dollars are only nine million dollars.
+INSERT INTO totals (worker, metric, labels, carry, value) VALUES (:worker, :metric, :labels, :carry, :value)
+ON CONFLICT (worker, metric, labels) DO UPDATE SET
+    carry = carry + excluded.carry + (value + excluded.value) / 1000000000000000000,
+    value = (value + excluded.value) % 1000000000000000000;
 
 -- name: totals_of
-SELECT metric, labels, value FROM totals WHERE worker = :worker;
+SELECT metric, labels, carry, value FROM totals WHERE worker = :worker;
 
 -- name: owe!
 INSERT INTO outbox (id, at, run_id, spans) VALUES (:id, :at, :run_id, :spans);

@@ -147,7 +147,8 @@ CREATE TABLE totals (
     worker TEXT NOT NULL,
     metric TEXT NOT NULL,
     labels TEXT NOT NULL,
-    value INTEGER NOT NULL,
+    carry INTEGER NOT NULL, -- times 10^18
+    value INTEGER NOT NULL, -- below 10^18
     PRIMARY KEY (worker, metric, labels)
 ) WITHOUT ROWID;
 
