@@ -36,7 +36,7 @@ class SpanRef(NamedTuple):
 
 
 class Owed(NamedTuple):
-    """One row of the outbox: the spans that one unit owes to the backend. Rows are numbered without gaps."""
+    """One row of the outbox: the spans that one unit owes to the backend. An owner numbers its rows without gaps."""
 
     id: int
     at: int  # committed at, ns

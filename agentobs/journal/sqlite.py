@@ -77,9 +77,11 @@ class SqliteJournal:
         self._writer.subscribe(subscriber)
 
     def commit(self, fence: Fence, changes: Sequence[Change]) -> asyncio.Future[None]:
+        unit = tuple(changes)
+
         def apply(db: sqlite3.Connection) -> tuple[None, Sequence[Change], Sequence[Delta]]:
-            self._units.apply(db, fence, changes)
-            return None, changes, ()
+            self._units.apply(db, fence, unit)
+            return None, unit, ()
 
         return self._writer.put(apply, fence.run_id)
 
@@ -116,9 +118,11 @@ class SqliteJournal:
         return await self._writer.put(apply, run_id)
 
     def delivered(self, rows: Sequence[int], deltas: Sequence[Delta]) -> asyncio.Future[None]:
+        gone, counted = [{"id": row} for row in rows], tuple(deltas)
+
         def apply(db: sqlite3.Connection) -> tuple[None, Sequence[Change], Sequence[Delta]]:
-            db.executemany(SQL.delivered.sql, [{"id": row} for row in rows])
-            return None, (), deltas
+            db.executemany(SQL.delivered.sql, gone)
+            return None, (), counted
 
         return self._writer.put(apply)
 

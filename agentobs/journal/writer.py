@@ -137,13 +137,26 @@ class Writer:
     # ---- the writer thread ----
 
     def _run(self) -> None:
-        db = self._connect()
-        self._owed_id = db.execute(self._last_owed).fetchone()[0]
+        batch: list[Job[Any]] = []
         try:
+            db = self._connect()
+            self._owed_id = db.execute(self._last_owed).fetchone()[0]
             while batch := self._next_batch():
                 self._deliver(self._commit(db, batch))
-        finally:
             db.close()
+        except BaseException as error:  # noqa: BLE001 -- nobody must wait for a thread that is gone
+            self._die(batch, error)
+
+    def _die(self, batch: list[Job[Any]], error: BaseException) -> None:
+        """Something that cannot happen did: refuse everything from here on, and let `readyz` say so."""
+        self.errors += 1
+        self.trouble = f"the journal's writer has stopped ({type(error).__name__}); restart this process"
+        _log.error("journal.paused")
+        with self._wake:
+            self._closing = True
+            left = [*batch, *self._queue]
+            self._queue.clear()
+        self._deliver([_Done(job, None, None, JournalUnavailable(self.trouble)) for job in left])
 
     def _next_batch(self) -> list[Job[Any]]:
         if self._queue and not self._closing:  # busy: jobs came while the last batch was committed

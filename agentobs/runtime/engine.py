@@ -6,6 +6,8 @@ submit ─▶ journal ─▶ dispatcher invites ─▶ claim (epoch + 1, new exe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
@@ -16,10 +18,10 @@ from typing import Final
 from agentobs.encoding import canonical, encode
 from agentobs.errors import AgentobsError, InvalidInput, JournalUnavailable
 from agentobs.journal.protocol import Claim, Submitted
-from agentobs.records import NS, Run, new_run_id
+from agentobs.records import NOTED, NS, RECOVERED, Change, Run, new_run_id
 from agentobs.runtime.dispatch import Dispatcher
 from agentobs.runtime.execute import GRACE_S, execute
-from agentobs.runtime.live import Live, Surroundings
+from agentobs.runtime.live import Live, Surroundings, shielded
 from agentobs.workflows import Workflow
 
 SUBMIT_WAIT_S: Final = 5.0  # for a journal that has stopped committing
@@ -218,8 +220,10 @@ class Engine:
     async def _execute(self, live: Live) -> None:
         try:
             await execute(live)
-        except Exception as error:  # noqa: BLE001 -- one run must not take the engine down; its lease will lapse
+        except Exception as error:  # noqa: BLE001 -- one run must not take the engine down
             _log.error("run.engine_failed", extra={"run_id": live.run.id, "error_class": type(error).__name__})
+            with contextlib.suppress(AgentobsError):  # back to the queue: the next claim counts it as a death
+                await shielded(live.commit(Change(NOTED, dataclasses.replace(live.run, next_reason=RECOVERED))))
         finally:
             self._live.pop(live.run.id, None)
             self._dispatcher.slot_free()

@@ -14,14 +14,18 @@ from typing import Any
 
 import pytest
 
+from agentobs.cli.loglines import log_lines
 from agentobs.errors import JournalError, JournalLocked
 from agentobs.journal import sqlite as journal_module
 from agentobs.journal import writer as writer_module
 from agentobs.journal.protocol import Claim, Fence, Published
 from agentobs.journal.sqlite import SqliteJournal, open_journal
+from agentobs.models import pricing
+from agentobs.models.usage import MAX_TOKENS, read_bill
 from agentobs.records import (
     CANCELLED,
     CLOSED,
+    EXACT,
     FAILED,
     FUNCTION,
     NOTED,
@@ -289,3 +293,24 @@ async def test_an_attempts_end_is_on_the_books_whatever_text_the_provider_sent(p
         detail = await journal.detail(claim.run.id)
         assert detail is not None
         assert detail.attempts[0].output == 5
+
+
+def test_whatever_usage_is_believed_can_be_stored() -> None:
+    """The largest count that is read costs 2.7e23 pico-dollars: no column holds it, so the attempt's end is refused."""
+    most = {"input_tokens": MAX_TOKENS - 1, "output_tokens": MAX_TOKENS - 1}
+    bill = read_bill(most, EXACT)
+    assert bill is None or (pricing.price(bill, "claude-opus-4-5", provider="anthropic").pico or 0) < 2**63
+
+
+# ---- what follows from keeping a resumed run's end_seq ----
+
+
+async def test_a_resumed_run_that_runs_has_not_finished_in_its_printed_lines(path: Path) -> None:
+    async with journal_at(path) as journal:
+        claim = await started(journal)
+        await journal.commit(fence_of(claim), ended(claim, FAILED, claim.next_seq))
+        await journal.request_resume(claim.run.id)
+        await claimed(journal, claim.run.id)
+        detail = await journal.detail(claim.run.id)
+        assert detail is not None
+        assert "run.finished" not in [line["event"] for line in log_lines(detail)]

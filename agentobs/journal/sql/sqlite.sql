@@ -18,9 +18,9 @@ SELECT * FROM runs WHERE idempotency_key = :idempotency_key;
 -- name: count_queued$
 SELECT count(*) FROM runs WHERE status = 'queued';
 
--- name: epoch_of$
+-- name: epoch_of^
 -- The fence: every unit of a run is refused unless its row still stands at the owner's epoch.
-SELECT epoch FROM runs WHERE id = :run_id;
+SELECT epoch, owner FROM runs WHERE id = :run_id;
 
 -- name: take_run!
 UPDATE runs SET epoch = :epoch, owner = :owner, status = 'running', started_at = coalesce(started_at, :now),
