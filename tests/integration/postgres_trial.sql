@@ -191,8 +191,8 @@ SELECT id, epoch FROM runs WHERE id = ANY(:ids) ORDER BY id;
 -- name: fences_with_key_share
 SELECT id, epoch FROM runs WHERE id = ANY(:ids) ORDER BY id FOR KEY SHARE;
 
--- name: epoch_of$
-SELECT epoch FROM runs WHERE id = :run_id FOR SHARE;
+-- name: epoch_of^
+SELECT epoch, owner FROM runs WHERE id = :run_id FOR SHARE;
 
 -- name: lock_run^
 -- DIFFERS: the first statement of a takeover. Whatever else is read, is read by later statements: under READ COMMITTED
