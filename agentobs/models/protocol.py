@@ -9,9 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from agentobs.agents import Agent
 from agentobs.records import NO_USAGE, RateLimit, Usage
 
-Message: TypeAlias = Mapping[
-    str, Any
-]  # {"role": "user" | "assistant", "content": str | [block…]}, as the API has it
+Message: TypeAlias = Mapping[str, Any]  # {"role": "user" | "assistant", "content": str | [block…]}, as the API has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +64,14 @@ class Model(Protocol):
         """Where this agent's requests go (for the attempt's record): scheme, host, port, path; no query, no secret."""
         ...
 
-    async def send(
-        self, agent: Agent, messages: tuple[Message, ...], *, reference: str, progress: Progress
-    ) -> Reply:
+    async def ready(self) -> None:
+        """Wait for what must be loaded before a first request. Raises nothing: `send` says what is wrong.
+
+        Waited for before an attempt's row is written, so that no attempt lasts as long as an import.
+        """
+        ...
+
+    async def send(self, agent: Agent, messages: tuple[Message, ...], *, reference: str, progress: Progress) -> Reply:
         """Ask once. `reference` is sent as `x-agentobs-attempt`.
 
         Ends within `agent.timeout_s` of being called. Raises nothing but `asyncio.CancelledError`: every failure

@@ -176,6 +176,7 @@ class _Turn:
         if self.number == 0 and self.not_before is not None:  # a wait that an earlier execution had committed
             self.waited_since = clock.now()
             await clock.sleep(max(self.not_before - self.waited_since.wall, 0) / NS)
+        await owner.model.ready()
         async with live.shared.calls:
             begun = clock.now()
             self.started = self.started or begun
