@@ -43,6 +43,8 @@ class ScriptedModel:
     def url(self, agent: Agent) -> str:
         return "http://model.test/v1/messages"
 
+    async def ready(self) -> None: ...
+
     async def send(self, agent: Agent, messages: tuple[Message, ...], *, reference: str, progress: Progress) -> Reply:
         prompt = messages[-1]["content"]
         call = Call(agent.name, prompt if isinstance(prompt, str) else repr(prompt), messages, reference)
