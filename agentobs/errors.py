@@ -15,6 +15,9 @@
     │   ├── SchemaMismatch         the journal's schema is older, or newer by more than one version
     │   ├── JournalUnavailable     cannot be opened or written now: disk full, read-only, gone
     │   └── StaleOwner             the run has a newer owner; this one must stop
+    ├── ClientError                what the command line meets when it talks to a service
+    │   ├── Unreachable            no service answers
+    │   └── Refused                the service answered with a problem
     └── StepFailed                 raised inside a workflow: a step failed after its retries
 
 A message says what was found, what was expected and what to do. It never holds prompt, output, exception
@@ -126,6 +129,32 @@ class StaleOwner(JournalError):
     problem = "stale-owner"
     title = "The run has a newer owner"
     status = 409
+
+
+class ClientError(AgentobsError):
+    problem = "client"
+    title = "The service could not be used"
+
+
+class Unreachable(ClientError):
+    """No service answers, or what answers is none of ours."""
+
+    problem = "unreachable"
+    title = "Service not reachable"
+    status = 503
+    exit_code = 3
+
+
+class Refused(ClientError):
+    """The service answered with a problem; the exit code is that of the same error met in this process."""
+
+    problem = "refused"
+    title = "Refused by the service"
+
+    def __init__(self, message: str, status: int, exit_code: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.exit_code = exit_code
 
 
 class StepFailed(AgentobsError):

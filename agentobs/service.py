@@ -14,7 +14,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -24,7 +24,7 @@ import uvloop
 import agentobs.examples.article as _article  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
 from agentobs.errors import AgentobsError, InvalidSettings
-from agentobs.journal.protocol import QueueState, Reader, Submitted
+from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
 from agentobs.records import Run
@@ -41,6 +41,7 @@ from agentobs.telemetry.labels import AgentLabels, WorkflowLabels
 from agentobs.telemetry.metrics import Metrics, Sources
 from agentobs.telemetry.otlp import OtlpSender
 from agentobs.telemetry.outbox import TraceOutbox
+from agentobs.telemetry.reprint import printed
 from agentobs.version import __version__
 from agentobs.workflows import REGISTRY, Registry, Workflow
 
@@ -120,6 +121,7 @@ async def open_service(
     With `run=False` runs are accepted and wait as queued. Raises `JournalError`, `UsageError` before anything started.
     """
     _configure_logs(settings)
+    asyncio.get_running_loop().set_exception_handler(logs.asyncio_exception_handler)
     registry.load(settings.workflows)
     _raise_file_limit(settings.max_calls_in_flight + SPARE_FILES)
     export = settings.trace_export
@@ -224,11 +226,15 @@ async def _start_export(
     def blocking(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
+    def taken_off(rows: Sequence[int], counted: Sequence[Delta]) -> None:
+        # Seen: should it fail, the rows stay owed and their spans are sent again.
+        journal.delivered(rows, counted).add_done_callback(lambda done: done.cancelled() or done.exception())
+
     outbox = TraceOutbox(
         sender,
         read=lambda after, limit: blocking(journal.pending_spans(after, limit)),
         measure=lambda: blocking(journal.pending_span_stats()),
-        delivered=lambda rows, counted: loop.call_soon_threadsafe(journal.delivered, rows, counted),
+        delivered=lambda rows, counted: loop.call_soon_threadsafe(taken_off, rows, counted),
     )
     journal.subscribe(outbox.offer)
     shown.outbox = outbox
@@ -294,6 +300,11 @@ def _signals(stopping: asyncio.Event) -> Any:
             loop.remove_signal_handler(number)
 
 
+def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
+    """A run's log lines, made again from what the journal holds of it: JSON objects in the order they were logged."""
+    return printed((detail.run, *detail.executions, *detail.steps, *detail.attempts))
+
+
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run to the end on uvloop."""
     return uvloop.run(main)
@@ -342,8 +353,8 @@ def _configure_logs(settings: Settings) -> None:
         )
     except OSError as error:
         raise InvalidSettings(
-            f"AGENTOBS_LOG_FILE {str(settings.log_file)!r} cannot be written ({error.strerror}); expected a file in a folder "
-            "that this user may write to"
+            f"AGENTOBS_LOG_FILE {str(settings.log_file)!r} cannot be written ({error.strerror}); expected a file in "
+            "a folder that this user may write to"
         ) from None
 
 

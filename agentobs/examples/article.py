@@ -23,6 +23,7 @@ writer = Agent(
     model="claude-haiku-5-5",
     system="Write clear, engaging content from research notes.",
     max_tokens=2048,
+    stream=True,  # a stream that is cut off has told its usage; a plain answer never would
 )
 editor = Agent(
     name="editor",

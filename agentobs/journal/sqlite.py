@@ -146,7 +146,7 @@ async def open_journal(
     Raises `JournalLocked`, `SchemaMismatch` (an older schema is not migrated unasked), `JournalUnavailable`.
     """
     owner = str(uuid.uuid4())
-    path = path.resolve()  # a link to a journal is the same journal: one lock file
+    path = _real(path)
     lock = LockFile(path)
     lock.acquire(worker)
     try:
@@ -164,6 +164,11 @@ async def open_journal(
         raise
     writer.start()
     return SqliteJournal(path, lock, writer, wall_ns=wall_ns, owner=owner)
+
+
+def _real(path: Path) -> Path:
+    """Where the file is: a journal reached through a link has the same one lock file."""
+    return path.resolve()
 
 
 def _prepare(path: Path) -> None:

@@ -72,8 +72,8 @@ class Units:
         row = db.execute(self._epoch_of, {"run_id": fence.run_id}).fetchone()
         if row is None or row[0] != fence.epoch or row[1] != self._owner:
             raise StaleOwner(
-                f"run {fence.run_id} stands at epoch {row and row[0]}, this owner's is {fence.epoch}: it was taken over, "
-                "released or ended"
+                f"run {fence.run_id} stands at epoch {row and row[0]}, this owner's is {fence.epoch}: "
+                "it was taken over, released or ended"
             )
         self.write(db, changes)
 

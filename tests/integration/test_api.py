@@ -60,7 +60,7 @@ class MemoryService:
         self.failure: Exception | None = None
         self.queries: list[RunQuery] = []
 
-    async def submit(self, workflow, input, *, tags, idempotency_key, traceparent) -> Submitted:  # noqa: A002
+    async def submit(self, workflow, input, *, tags, idempotency_key, traceparent) -> Submitted:
         if self.failure:
             raise self.failure
         self.registry[workflow].parse(input)

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from agentobs.cli.loglines import log_lines
 from agentobs.errors import JournalError, JournalLocked
 from agentobs.journal import sqlite as journal_module
 from agentobs.journal import writer as writer_module
@@ -39,6 +38,7 @@ from agentobs.records import (
     Step,
     new_run_id,
 )
+from agentobs.service import log_lines
 
 MS = 10**6
 T0 = 1_800_000_000 * 10**9

@@ -1,0 +1,5 @@
+"""`python -m agentobs`: the command line."""
+
+from agentobs.cli.main import app
+
+app()

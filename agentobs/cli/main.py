@@ -1,0 +1,296 @@
+"""The command line. Each command turns its arguments into a call of the service or of its HTTP API.
+
+Whatever takes time to import is imported by the command that needs it: `agentobs --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from agentobs.cli.terminal import document, fail, note, prepare, show
+from agentobs.errors import AgentobsError
+
+if TYPE_CHECKING:
+    from agentobs.settings import Settings
+
+T = TypeVar("T")
+
+
+class _Group(TyperGroup):
+    """Errors of our tree, and wrong arguments, end as one sentence and their exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        prepare()
+        try:
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        except TyperException as error:
+            message = error.format_message()
+            if "\n" in message:  # no arguments at all: the message is the help
+                note(message)
+            else:
+                command = getattr(getattr(error, "ctx", None), "command_path", "agentobs")
+                fail(f"{_sentence(message)}; see '{command} --help'")
+            code = error.exit_code
+        sys.exit(code)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AgentobsError as error:
+            fail(str(error))
+            raise typer.Exit(error.exit_code) from None
+
+
+def _sentence(text: str) -> str:
+    """Typer's messages begin with a capital and end with a full stop."""
+    return text[:1].lower() + text[1:].rstrip().rstrip(".")
+
+
+def _app(text: str) -> typer.Typer:
+    return typer.Typer(
+        cls=_Group,
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _app(
+    "Durable, observable multi-agent Claude workflows.\n\n"
+    "Exit codes: 0 done, 1 the run failed, 2 wrong use, 3 no service answers.\n\n"
+    "Begin with 'agentobs demo'."
+)
+runs_app = _app("The runs of a service, or of the journal file where no service answers.")
+app.add_typer(runs_app, name="runs", short_help="List, show and cancel runs.")
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Server: TypeAlias = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="The service to ask; else AGENTOBS_URL.")
+]
+RunId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its trace id.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from agentobs.version import __version__  # noqa: PLC0415
+
+        typer.echo(f"agentobs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _agentobs(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    del version
+
+
+# ---- processes that stay ----
+
+
+@app.command(short_help="Serve the HTTP API and execute runs.")
+def serve(
+    no_run: Annotated[bool, typer.Option("--no-run", help="The API alone: runs are accepted and wait.")] = False,
+) -> None:
+    """Serve the HTTP API and execute runs, until SIGTERM or Ctrl-C."""
+    settings = _settings()
+    from agentobs.service import run_loop, serve_http  # noqa: PLC0415
+
+    def ready(url: str) -> None:
+        # To stdout: stderr is the log's.
+        typer.echo(f"agentobs at {url}, journal {settings.sqlite_path.absolute()}")
+        sys.stdout.flush()
+
+    run_loop(serve_http(settings, run=not no_run, ready=ready))
+
+
+@app.command(short_help="A stand-in for the Messages API, with faults and a bill.")
+def simulate(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9100,
+    seed: Annotated[int, typer.Option(help="The same seed and request: the same answer.")] = 1,
+    latency_s: Annotated[float, typer.Option("--latency-s", min=0, help="How long a short answer takes.")] = 0.2,
+    host: Annotated[str, typer.Option(help="The address on which it listens.")] = "127.0.0.1",
+) -> None:
+    """Run a stand-in for the Messages API, with faults and a bill on demand. It costs nothing."""
+    from agentobs.errors import UsageError  # noqa: PLC0415
+    from agentobs.simulator import serve as serve_simulator  # noqa: PLC0415
+
+    def ready(url: str) -> None:
+        typer.echo(f"simulator at {url}; use it with ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY=any agentobs serve")
+        sys.stdout.flush()
+
+    try:
+        serve_simulator(host, port, seed=seed, latency_s=latency_s, ready=ready)
+    except OSError as error:
+        raise UsageError(
+            f"--host {host!r:.80} and --port {port} cannot be listened on ({error.strerror}); stop what uses it, or "
+            "choose another port"
+        ) from None
+
+
+@app.command(short_help="Show it all in ten seconds, on a simulated API.")
+def demo(
+    real: Annotated[
+        bool, typer.Option("--real", help="One run on the real API instead; needs ANTHROPIC_API_KEY, costs money.")
+    ] = False,
+) -> None:
+    """Show it all: three runs on a simulated API, one retried, one failing, and what can be seen of them."""
+    from agentobs.cli.demo import demo as show_demo  # noqa: PLC0415
+
+    raise typer.Exit(show_demo(real=real))
+
+
+# ---- runs ----
+
+
+@app.command(short_help="Run a workflow and wait for its end.")
+def run(
+    workflow: Annotated[str, typer.Argument(metavar="WORKFLOW")],
+    given: Annotated[
+        str | None, typer.Option("--input", metavar="JSON|@FILE|-", help="Its input; - reads standard input.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the input; may be repeated, a.b=1 nests."),
+    ] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    server: Annotated[
+        str | None, typer.Option("--server", metavar="URL", help="Run it at this service, not in this process.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a workflow and wait for its end. Without --server this process owns the journal meanwhile."""
+    from agentobs.cli import inputs  # noqa: PLC0415
+
+    value, labels = inputs.run_input(given, assignments or ()), inputs.tags(tags or ())
+    settings = _settings()
+    from agentobs.cli import running  # noqa: PLC0415
+
+    if server is None:
+        from agentobs.service import run_loop  # noqa: PLC0415
+
+        ended = run_loop(running.run_here(settings, workflow, value, labels))
+    else:
+        from agentobs.cli.http import client  # noqa: PLC0415
+
+        ended = _wait(running.run_there(client(settings, server), workflow, value, labels))
+    raise typer.Exit(running.finish(ended, as_json=as_json))
+
+
+@runs_app.command("list")
+def list_runs(
+    workflow: Annotated[str | None, typer.Option()] = None,
+    status: Annotated[str | None, typer.Option(help="queued running waiting succeeded failed cancelled")] = None,
+    error_type: Annotated[str | None, typer.Option("--error-type", help="Such as rate_limited.")] = None,
+    tag: Annotated[str | None, typer.Option(metavar="KEY:VALUE")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Created then or later; ISO 8601, UTC.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Created before.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most, up to 200.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    given = {
+        "workflow": workflow,
+        "status": status,
+        "error_type": error_type,
+        "tag": tag,
+        "since": since,
+        "until": until,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    from agentobs.cli import showing  # noqa: PLC0415
+
+    _wait(showing.list_runs(_settings(), server, given, as_json=as_json))
+
+
+@runs_app.command("show", short_help="Show a run as a waterfall, with its totals.")
+def show_run(
+    run_id: RunId,
+    logs: Annotated[bool, typer.Option("--logs", help="Its log lines again, from the journal file.")] = False,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run as a waterfall of its steps and attempts, with its totals."""
+    from agentobs.cli import showing  # noqa: PLC0415
+
+    if logs:
+        _wait(showing.show_logs(_settings(), server, run_id, as_json=as_json))
+    else:
+        _wait(showing.show_run(_settings(), server, run_id, as_json=as_json))
+
+
+@runs_app.command("cancel", short_help="Stop a run and its spending.")
+def cancel_run(run_id: RunId, server: Server = None, as_json: AsJson = False) -> None:
+    """Stop a run and its spending. Needs the service that owns the journal."""
+    from agentobs.cli import showing  # noqa: PLC0415
+
+    _wait(showing.cancel_run(_settings(), server, run_id, as_json=as_json))
+
+
+# ---- around ----
+
+
+@app.command(short_help="List what can be run.")
+def workflows(server: Server = None, as_json: AsJson = False) -> None:
+    """List what can be run: at the service, or in this environment where none answers."""
+    from agentobs.cli import showing  # noqa: PLC0415
+
+    _wait(showing.list_workflows(_settings(), server, as_json=as_json))
+
+
+@app.command("settings", short_help="Print every setting, its value and where that is from.")
+def list_settings(as_json: AsJson = False) -> None:
+    """Print every setting with its value and where that comes from; secrets are masked."""
+    settings = _settings()
+    from agentobs.cli import tables  # noqa: PLC0415
+    from agentobs.setting_docs import rows  # noqa: PLC0415
+
+    found = rows(settings)
+    if as_json:
+        document({"settings": [row._asdict() for row in found], "warnings": list(settings.warnings())})
+        return
+    show(tables.settings([(row.name, row.value, row.origin) for row in found]))
+    for warning in settings.warnings():
+        note(f"note: {warning}")
+
+
+@app.command(short_help="Bring the journal to this version's schema.")
+def migrate() -> None:
+    """Bring the SQLite journal to this version's schema. No process may own it meanwhile."""
+    settings = _settings()
+    from agentobs.cli.migration import migrate_journal  # noqa: PLC0415
+
+    before, after = migrate_journal(settings.sqlite_path, settings.worker_name)
+    where = settings.sqlite_path.absolute()
+    if before == after:
+        typer.echo(f"{where} has schema version {after} already; nothing to do")
+    else:
+        typer.echo(f"{where} brought from schema version {before} to {after}")
+
+
+def _settings() -> Settings:
+    from agentobs.settings import Settings  # noqa: PLC0415
+
+    settings = Settings.load()
+    here = str(Path.cwd())
+    if settings.workflows and here not in sys.path:
+        sys.path.append(here)  # a console script does not look there; last, so that nothing of ours is shadowed
+    return settings
+
+
+def _wait(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
