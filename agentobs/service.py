@@ -19,7 +19,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import uvicorn
-import uvloop
 
 import agentobs.examples.article as _article  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
@@ -303,11 +302,6 @@ def _signals(stopping: asyncio.Event) -> Any:
 def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
     """A run's log lines, made again from what the journal holds of it: JSON objects in the order they were logged."""
     return printed((detail.run, *detail.executions, *detail.steps, *detail.attempts))
-
-
-def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on uvloop."""
-    return uvloop.run(main)
 
 
 # ---- small pieces ----

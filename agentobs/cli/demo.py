@@ -75,7 +75,7 @@ def demo(*, real: bool) -> int:
     with out().status("starting …"):
         import agentobs.models.wire  # noqa: F401, PLC0415 -- the SDK, lest the first run waits for it
         from agentobs.models import pricing  # noqa: PLC0415
-        from agentobs.service import run_loop  # noqa: PLC0415
+        from agentobs.runtime.loop import run_loop  # noqa: PLC0415
 
         pricing.load()
     play = _real(folder) if real else _simulated(folder)

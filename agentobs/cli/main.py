@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from agentobs.cli.terminal import document, fail, note, prepare, show
 from agentobs.errors import AgentobsError
+from agentobs.runtime.loop import leave, run_loop
 
 if TYPE_CHECKING:
     from agentobs.settings import Settings
@@ -39,7 +40,7 @@ class _Group(TyperGroup):
                 command = getattr(getattr(error, "ctx", None), "command_path", "agentobs")
                 fail(f"{_sentence(message)}; see '{command} --help'")
             code = error.exit_code
-        sys.exit(code)
+        leave(code)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -105,7 +106,7 @@ def serve(
 ) -> None:
     """Serve the HTTP API and execute runs, until SIGTERM or Ctrl-C."""
     settings = _settings()
-    from agentobs.service import run_loop, serve_http  # noqa: PLC0415
+    from agentobs.service import serve_http  # noqa: PLC0415
 
     def ready(url: str) -> None:
         # To stdout: stderr is the log's.
@@ -178,8 +179,6 @@ def run(
     from agentobs.cli import running  # noqa: PLC0415
 
     if server is None:
-        from agentobs.service import run_loop  # noqa: PLC0415
-
         ended = run_loop(running.run_here(settings, workflow, value, labels))
     else:
         from agentobs.cli.http import client  # noqa: PLC0415

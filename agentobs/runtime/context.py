@@ -60,7 +60,8 @@ class RunContext:
         answer (`max_tokens`, `refusal`, `context_window`) unless the agent accepts it. Raises `UndeclaredCall` and
         `UsageError` at once, before anything is paid.
         """
-        self._refuse_when_closing()
+        if self._live.closing:
+            return self._live.refused()
         if agent not in self._live.workflow.agents:
             raise UndeclaredCall(
                 f"workflow {self._live.workflow.name!r} calls agent {getattr(agent, 'name', agent)!r:.80} without "
@@ -80,7 +81,8 @@ class RunContext:
         At least once: a crash in the middle runs it again. A parameter named `idempotency_key` is filled with a text
         that is the same each time. Awaiting raises `StepFailed` when it raised. Arguments must be JSON-serialisable.
         """
-        self._refuse_when_closing()
+        if self._live.closing:
+            return self._live.refused()
         declared = self._declared(function)
         key = self._live.memo.key(self._branch, function_hash(declared, args, kwargs))
 
@@ -125,7 +127,8 @@ class RunContext:
 
     def _recorded(self, kind: str, make: Callable[[], Any]) -> Any:
         """A value on record. Not waited for: it is committed before anything that the run commits later."""
-        self._refuse_when_closing()
+        if self._live.closing:
+            raise asyncio.CancelledError
         key = self._live.memo.key(self._branch, kind)
         note = self._live.memo.noted(key)
         if note is not None:
@@ -142,10 +145,6 @@ class RunContext:
             f"workflow {self._live.workflow.name!r} runs step {getattr(function, '__name__', function)!r:.80} without "
             f"declaring it; declared: {names(self._live.workflow.steps)}. Add it to @workflow(steps=[…])"
         )
-
-    def _refuse_when_closing(self) -> None:
-        if self._live.closing:  # cancelled, past its deadline, or ended: nothing more is begun, whatever the code does
-            raise asyncio.CancelledError
 
 
 def _check_prompt(agent: Agent, prompt: object) -> None:

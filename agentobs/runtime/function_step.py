@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import dataclasses
 import inspect
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -83,4 +86,30 @@ def decoded(declared: FunctionStep, output: str) -> Any:
 async def _call(declared: FunctionStep, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(declared.function):
         return await declared.function(*args, **kwargs)
-    return await asyncio.to_thread(declared.function, *args, **kwargs)
+    return await _in_thread(declared, args, kwargs)
+
+
+async def _in_thread(declared: FunctionStep, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """A daemon thread of its own: one that hangs takes no place in a pool, and cannot keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if not ended.done():
+            ended.set_result((value, error))
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = context.run(declared.function, *args, **kwargs)
+        except BaseException as raised:  # noqa: BLE001 -- handed to the step, which knows what to make of it
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=work, name=f"step-{declared.name}", daemon=True).start()
+    value, error = await ended
+    if error is not None:
+        raise error
+    return value

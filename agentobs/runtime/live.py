@@ -66,6 +66,7 @@ class Live:
         self._next_seq = claim.next_seq
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
+        self._refusals = 0
 
     # ---- numbering and committing ----
 
@@ -130,6 +131,19 @@ class Live:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # seen: a step that nobody awaited is on record all the same
+
+    def refused(self) -> asyncio.Task[Any]:
+        """What a call gets once the execution is ending: a cancellation, and nothing begins, whatever the code does.
+
+        It is raised from a wait that grows: a homemade loop that swallows it and asks again holds up nobody.
+        """
+        self._refusals += 1
+
+        async def cancelled() -> Any:
+            await asyncio.sleep(min(2.0**self._refusals / 1024, 3600))
+            raise asyncio.CancelledError
+
+        return asyncio.get_running_loop().create_task(cancelled())
 
     def stop(self, cause: Cause) -> None:
         """End the execution for an outside reason; the first one counts."""
