@@ -46,6 +46,7 @@ from agentobs.workflows import REGISTRY, Registry, Workflow
 
 T = TypeVar("T")
 
+BLAME_S: Final = 2.0
 QUEUE_REFRESH_S: Final = 1.0
 FLUSH_S: Final = 3.0  # for spans at the end; what is left then waits in the journal
 SPARE_FILES: Final = 512  # open files beside model connections: HTTP clients, journal, exporter
@@ -150,7 +151,12 @@ async def open_service(
         )
         stack.push_async_callback(model.close)
         engine = _engine(settings, journal, model, registry)
-        watchdog = Watchdog(settings.loop_stall_s, observe_lag=metrics.loop_lag, on_blocked=_blocked)
+        watchdog = Watchdog(
+            settings.loop_stall_s,
+            observe_lag=metrics.loop_lag,
+            on_blocked=_blocked,
+            on_stalled=lambda task: _blame(journal, engine.run_of(task)),
+        )
         stack.callback(watchdog.stop)
         watchdog.start()
         service = Service(journal, engine, metrics, registry, runs=run)
@@ -373,6 +379,12 @@ def _started(settings: Settings, *, run: bool) -> None:
 def _blocked(seconds: float, stack: list[str]) -> None:
     logs.emit(names.LOOP_BLOCKED, "warning", blocked_s=round(seconds, 3), stack=stack)
     logs.flush()  # the next thing may be the end of the process
+
+
+def _blame(journal: SqliteJournal, run_id: str | None) -> None:
+    """The process is about to leave because of this run: its neighbours' recoveries shall not count against them."""
+    if run_id is not None:
+        journal.blame(run_id, timeout_s=BLAME_S)
 
 
 async def _warm_up(model: AnthropicModel) -> None:

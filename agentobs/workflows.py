@@ -55,9 +55,8 @@ class Workflow:
             # As JSON, not as Python objects: what the HTTP API accepts is what every other way in accepts.
             return self.adapter.validate_json(encode(value, f"the input of workflow {self.name!r}"))
         except ValidationError as error:
-            fields = tuple(
-                (".".join(str(part) for part in item["loc"]) or "(input)", item["type"]) for item in error.errors()
-            )
+            known = _declared_names(self.schema())
+            fields = tuple((_place(item["loc"], known), item["type"]) for item in error.errors())
             wrong = "; ".join(f"{where}: {why}" for where, why in fields[:5])
             raise InvalidInput(
                 f"the input does not fit workflow {self.name!r}: {wrong}. Its schema is in GET /v1/workflows",
@@ -215,6 +214,28 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         raise UsageError(
             f"the annotations of {_origin(function)} cannot be read ({error}); import what they name at run time"
         ) from error
+
+
+# How pydantic names a member of a union in an error's location.
+_UNION_MEMBERS: Final = frozenset({"str", "int", "float", "bool", "list", "dict", "none"})
+
+
+def _place(location: Sequence[int | str], known: set[str]) -> str:
+    """Where in the input; a key that the caller made up is content, and is not repeated."""
+    known = known | _UNION_MEMBERS
+    parts = [str(part) if isinstance(part, int) or part in known else "(a key not declared)" for part in location]
+    return ".".join(parts) or "(input)"
+
+
+def _declared_names(schema: Any) -> set[str]:
+    """All property names of a JSON schema, at any depth."""
+    if isinstance(schema, list):
+        return set().union(*(_declared_names(one) for one in schema))
+    if not isinstance(schema, dict):
+        return set()
+    properties = schema.get("properties")
+    own = set(properties) if isinstance(properties, dict) else set()
+    return own.union(*(_declared_names(one) for one in schema.values()))
 
 
 def _unique(workflow_name: str, what: str, names: list[str]) -> None:

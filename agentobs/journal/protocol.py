@@ -189,6 +189,13 @@ class Journal(Reader, Protocol):
         """Queue a failed or cancelled run for an execution with reason `resumed`. `NotFound`, `Conflict`."""
         ...
 
+    def blame(self, run_id: str, *, timeout_s: float) -> bool:
+        """Any thread, with the event loop blocked: this process is about to die of that run.
+
+        The deaths of the other runs it holds will then not count towards `max_recoveries`. Whether it was committed.
+        """
+        ...
+
     async def pending_spans(self, after: int, limit: int) -> Sequence[tuple[Owed, tuple[Change, ...]]]:
         """Outbox rows with an id above `after`, oldest first, each with its changes as they were published."""
         ...

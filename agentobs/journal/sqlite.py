@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -116,6 +117,15 @@ class SqliteJournal:
             return self._units.resume(db, run_id), (), ()
 
         return await self._writer.put(apply, run_id)
+
+    def blame(self, run_id: str, *, timeout_s: float) -> bool:
+        def apply(db: sqlite3.Connection) -> tuple[None, Sequence[Change], Sequence[Delta]]:
+            db.execute(SQL.pardon.sql, {"owner": self.owner, "guilty": run_id})
+            return None, (), ()
+
+        committed = threading.Event()
+        self._writer.put(apply, committed=committed)
+        return committed.wait(timeout_s)
 
     def delivered(self, rows: Sequence[int], deltas: Sequence[Delta]) -> asyncio.Future[None]:
         gone, counted = [{"id": row} for row in rows], tuple(deltas)

@@ -61,6 +61,7 @@ class Job(Generic[T]):
     apply: Callable[[sqlite3.Connection], tuple[T, Sequence[Change], Sequence[Delta]]]
     run_id: str
     future: asyncio.Future[T]
+    committed: threading.Event | None = None  # set in the writer thread, for who cannot wait on the event loop
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class _Refused(Exception):
 
 
 class Writer:
-    """Owns the read-write connection. Everything public may be called from the event loop's thread only."""
+    """Owns the read-write connection. Public methods are for the event loop's thread, `put` for any."""
 
     def __init__(
         self,
@@ -114,14 +115,17 @@ class Writer:
         self._subscribers.append(subscriber)
 
     def put(
-        self, apply: Callable[[sqlite3.Connection], tuple[T, Sequence[Change], Sequence[Delta]]], run_id: str = ""
+        self,
+        apply: Callable[[sqlite3.Connection], tuple[T, Sequence[Change], Sequence[Delta]]],
+        run_id: str = "",
+        committed: threading.Event | None = None,
     ) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()
         with self._wake:
             if self._closing:
                 future.set_exception(JournalUnavailable("the journal is closed"))
                 return future
-            self._queue.append(Job(apply, run_id, future))
+            self._queue.append(Job(apply, run_id, future, committed))
             self._wake.notify()
         return future
 
@@ -266,6 +270,9 @@ class Writer:
         return time.monotonic() < self._give_up_at
 
     def _deliver(self, done: list[_Done]) -> None:
+        for one in done:
+            if one.job.committed is not None and one.error is None:
+                one.job.committed.set()
         try:
             self._loop.call_soon_threadsafe(self._publish, done)
         except RuntimeError:  # the loop has ended; what was committed stands

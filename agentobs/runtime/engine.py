@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentobs.encoding import canonical, encode
 from agentobs.errors import AgentobsError, InvalidInput, JournalUnavailable
@@ -141,6 +141,10 @@ class Engine:
 
     def in_flight(self) -> int:
         return len(self._live)
+
+    def run_of(self, task: asyncio.Task[Any] | None) -> str | None:
+        """The run that a task belongs to. For the watchdog's thread, while the event loop stands still."""
+        return next((run_id for run_id, live in self._live.items() if live.owns(task)), None)
 
     def oldest_progress_age_s(self) -> dict[str, float]:
         """By workflow: the longest time that a running run has committed nothing, in seconds."""

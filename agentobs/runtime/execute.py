@@ -51,7 +51,7 @@ class Ending:
 async def execute(live: Live) -> None:
     """Run the workflow function once and commit how the execution ended. Raises nothing."""
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_function(live))
+    task = live.function = loop.create_task(_function(live))
     stopped = loop.create_task(live.stopped.wait())
     await asyncio.wait({task, stopped}, timeout=max(live.seconds_left(), 0), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -84,10 +84,21 @@ async def _function(live: Live) -> str:
     except InvalidInput as error:
         raise InvalidInput(f"the recorded input no longer fits the workflow as it is now: {error}") from None
     with live.shared.step_context(live.execution):
-        value = await workflow.function(RunContext(live), given)
+        try:
+            value = await workflow.function(RunContext(live), given)
+        except (SystemExit, KeyboardInterrupt) as error:  # out of a task they would end the process
+            raise _LeftError(error) from None
     output = encode(value, f"what workflow {workflow.name!r} returned")
     check_size(live, output, f"workflow {workflow.name!r}")
     return output
+
+
+class _LeftError(Exception):
+    """The workflow's code tried to end the process."""
+
+    def __init__(self, original: BaseException) -> None:
+        super().__init__(type(original).__name__)
+        self.original = original
 
 
 def _ending(live: Live, task: asyncio.Task[str]) -> Ending:
@@ -102,7 +113,9 @@ def _ending(live: Live, task: asyncio.Task[str]) -> Ending:
     if task.cancelled():
         return _raised(live, asyncio.CancelledError())
     error = task.exception()
-    return Ending(status=SUCCEEDED, output=task.result()) if error is None else _raised(live, error)
+    if error is None:
+        return Ending(status=SUCCEEDED, output=task.result())
+    return _raised(live, error.original if isinstance(error, _LeftError) else error)
 
 
 def _raised(live: Live, error: BaseException) -> Ending:

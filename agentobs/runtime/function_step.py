@@ -62,7 +62,7 @@ async def run_function(
         if live.cause != "stale":
             await live.committed(closed(*CUT_OFF[live.cause]))
         raise
-    except (Exception, SystemExit):  # noqa: BLE001 -- whatever user code raises is this step's failure
+    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 -- whatever user code raises is this step's failure
         detail = encode(traceback.format_exc(), "a traceback")
         await live.committed(closed(FAILED, "workflow_error", error_detail=detail))
         raise StepFailed("workflow_error", step.number, declared.name) from None

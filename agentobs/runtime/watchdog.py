@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 BEAT_S: Final = 0.1
 WARN_S: Final = 1.0
@@ -24,7 +24,8 @@ class Watchdog:
     """Watches the running loop from `start()` to `stop()`.
 
     `observe_lag` gets how late each beat was, in seconds. `on_blocked(seconds, stack)` is called from the thread once
-    a block; the stack names files, lines and functions, never values. After `stall_s` the process exits 70.
+    a block; the stack names files, lines and functions, never values. After `stall_s` `on_stalled` gets the task that
+    blocks, and the process exits 70.
     """
 
     def __init__(
@@ -33,11 +34,14 @@ class Watchdog:
         *,
         observe_lag: Callable[[float], None],
         on_blocked: Callable[[float, list[str]], None],
+        on_stalled: Callable[[asyncio.Task[Any] | None], None] = lambda _: None,
         leave: Callable[[int], None] = os._exit,
     ) -> None:
         self._stall_s = stall_s
         self._observe_lag = observe_lag
         self._on_blocked = on_blocked
+        self._on_stalled = on_stalled
+        self._loop = asyncio.get_running_loop()
         self._leave = leave
         self._beaten = time.monotonic()
         self._ended = threading.Event()
@@ -77,6 +81,7 @@ class Watchdog:
                 warned = False
             elif blocked >= self._stall_s:
                 self._on_blocked(blocked, self._stack())
+                self._on_stalled(asyncio.current_task(self._loop))
                 self._leave(EXIT_CODE)
                 return
             elif not warned:

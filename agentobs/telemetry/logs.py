@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -181,21 +182,37 @@ def _render_dropped(processors: Sequence[Processor], count: int) -> str:
 
 
 def _route_libraries(level: int) -> list[Callable[[], object]]:
-    """Handlers for stdlib logging and warnings; returns what undoes it."""
+    """Handlers for stdlib logging, warnings and what Python itself prints; returns what undoes it."""
     root, ours = logging.getLogger(), logging.getLogger(OURS)
     before = (root.handlers[:], root.level, ours.level, warnings.showwarning)
+    hooks = (threading.excepthook, sys.unraisablehook)
 
     def undo() -> None:
         root.handlers[:] = before[0]
         root.setLevel(before[1])
         ours.setLevel(before[2])
         warnings.showwarning = before[3]
+        threading.excepthook, sys.unraisablehook = hooks
 
     root.handlers[:] = [_Handler()]
     root.setLevel(max(level, logging.WARNING))
     ours.setLevel(level)
     warnings.showwarning = _show_warning
+    threading.excepthook, sys.unraisablehook = _thread_failed, _unraisable
     return [undo]
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """A thread of user code ended by an exception; Python would print its text."""
+    if args.exc_type is not SystemExit:
+        message = "Exception in a thread"
+        emit(names.LIBRARY_MESSAGE, "error", logger="threading", message=message, error_class=args.exc_type.__name__)
+
+
+def _unraisable(args: sys.UnraisableHookArgs) -> None:
+    """A destructor or a callback failed; Python would print its text and the object."""
+    message = "Exception ignored"
+    emit(names.LIBRARY_MESSAGE, "warning", logger="python", message=message, error_class=args.exc_type.__name__)
 
 
 class _Handler(logging.Handler):

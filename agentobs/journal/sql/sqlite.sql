@@ -46,6 +46,10 @@ UPDATE runs SET status = :status, output = :output, ended_at = :ended_at, end_se
     first_ended_at = coalesce(first_ended_at, :first_ended_at)
 WHERE id = :id AND ended_at IS NULL;
 
+-- name: pardon!
+-- This process is about to die of one run: the death it brings to the others it holds does not count as theirs.
+UPDATE runs SET recoveries = recoveries - 1 WHERE owner = :owner AND status = 'running' AND id <> :guilty;
+
 -- name: ask_cancel!
 UPDATE runs SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE id = :id;
 
