@@ -12,6 +12,7 @@ from tests.acceptance.flows import HAIKU, OPUS
 
 slow = Agent(name="slow", model=HAIKU, max_tokens=512, timeout_s=60, attempts=3)
 slow_stream = Agent(name="slow_stream", model=OPUS, max_tokens=512, timeout_s=60, stream=True)
+hasty = Agent(name="hasty", model=HAIKU, max_tokens=512, timeout_s=0.5, attempts=1)
 plain = Agent(name="plain", model=HAIKU, max_tokens=512, timeout_s=30, attempts=3)
 
 
@@ -62,6 +63,11 @@ async def forever(run: RunContext, input: Any) -> None:
 async def blocks(run: RunContext, input: Any) -> None:
     await run.call(plain, "before it blocks")
     time.sleep(600)
+
+
+@workflow(agents=[hasty])
+async def hurries(run: RunContext, input: Any) -> str:
+    return await run.call(hasty, f"quick, {input}")
 
 
 @workflow(agents=[plain])

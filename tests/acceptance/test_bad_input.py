@@ -144,6 +144,15 @@ def test_a_process_that_was_stopped_for_a_while_is_not_blocked(tmp_path: Path):
         here.close_the_books().check()
 
 
+def test_the_first_call_after_a_start_has_all_of_its_time(tmp_path: Path):
+    """The agent's timeout is from request to last byte: loading the model's client is not part of it."""
+    with world(tmp_path, **FLOWS) as here:
+        run = here.service.submit("hurries", "please")["id"]
+        ended = here.service.wait_ended([run])[run]
+        assert (ended["status"], ended["error"]) == ("succeeded", None)
+        here.close_the_books().check()
+
+
 # ---- the provider ----
 
 

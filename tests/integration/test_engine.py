@@ -730,18 +730,27 @@ async def test_a_cancel_asked_before_a_crash_holds_after_it(path, tmp_path, regi
 
 async def test_time_inside_earlier_executions_counts_towards_the_deadline(path, tmp_path, registry):
     @workflow(agents=[writer], registry=registry, deadline_s=100)
-    async def one(run: RunContext, given: None) -> None:
-        await run.call(writer, "x")
+    async def two(run: RunContext, given: None) -> None:
+        await run.call(writer, "long")
+        await run.call(writer, "second")
 
-    model = ScriptedModel(lambda _, n: failed("overloaded", retry_after_s=90.0) if n == 1 else forever())
-    async with engine_on(path, registry, model) as kit:  # its clock skips the 90 s
-        run_id = (await kit.engine.submit("one", None)).run.id
+    clock = QuickClock()
+
+    async def long_answer(call, _):
+        if call.prompt == "second":
+            await forever()
+        await clock.sleep(90)
+        return ok("at last")
+
+    model = ScriptedModel(long_answer)
+    async with engine_on(path, registry, model, clock=clock) as kit:
+        run_id = (await kit.engine.submit("two", None)).run.id
         await kit.until(lambda: len(model.calls) == 2)
         copy = kit.crash_copy(tmp_path / "crash.db")
     model = ScriptedModel(lambda *_: failed("overloaded", retry_after_s=20.0))
     async with engine_on(copy, registry, model) as kit:
         detail = await kit.ended(run_id)
-    assert len(model.calls) == 1  # a wait of 20 s would end after the deadline
+    assert len(model.calls) == 1  # 10 s are left: a wait of 20 s would end after the deadline
     assert detail.run.error_type == "overloaded"
 
 

@@ -258,6 +258,43 @@ async def test_a_full_disk_pauses_commits_loses_nothing_and_says_why(path):
     await journal.close()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system of our own: mount says {mounted.stderr.decode().strip()[:80]}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(filler) -> None:
+    with filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+async def test_a_disk_that_is_really_full_pauses_and_room_ends_the_pause(small_disk):
+    journal = await open_journal(small_disk / "journal.db", worker="w")
+    claim, fence = await claimed(journal)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        fill(filler)
+    future = journal.commit(fence, [Change(OPENED, a_step(claim, input='"' + "x" * 100_000 + '"'))])
+    async with asyncio.timeout(10):
+        while journal.trouble is None:
+            await asyncio.sleep(0.01)
+    assert journal.trouble == "the disk is full"
+    filler.unlink()
+    await asyncio.wait_for(future, 10)
+    assert journal.trouble is None
+    await journal.close()
+
+
 # ---- reading ----
 
 
