@@ -13,6 +13,7 @@ RUNNING: Final = "running"
 _BLOCKS: Final = {DONE: "█", FAILED: "▒", WAIT: "·", RUNNING: "▓"}
 _ASCII: Final = {DONE: "#", FAILED: "x", WAIT: ".", RUNNING: ">"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+_SHORTEST_MS: Final = 1e-6  # a nanosecond, as the journal counts; below it no axis can be drawn
 STYLES: Final = {DONE: "cyan", FAILED: "red", WAIT: "yellow", RUNNING: "green"}
 
 
@@ -38,7 +39,7 @@ def sign(kind: str, *, unicode: bool) -> str:
 def bar(segments: Sequence[Segment], total_ms: float, width: int, *, unicode: bool) -> list[Cells]:
     """The cells of one row; a later segment lies over an earlier one. Whatever happened is at least seen."""
     row: list[tuple[str, str]] = [(" ", "")] * width
-    scale = width / total_ms if total_ms > 0 else 0.0
+    scale = width / total_ms if total_ms > _SHORTEST_MS else 0.0
     for start, end, kind in segments:
         first = min(max(start, 0.0) * scale, width - 1)
         last = max(min(end * scale, width), first)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentobs.api import views
@@ -228,6 +228,7 @@ def test_stored_text_cannot_write_to_the_terminal():
     st.floats(0, 1000),
     st.booleans(),
 )
+@example([Segment(1000.0, 2000.0, DONE)], 1, 5e-324, False)
 def test_a_bar_fills_exactly_its_cells_whatever_it_is_given(segments, width, total, unicode):
     cells = bar(segments, total, width, unicode=unicode)
     assert sum(len(cell.text) for cell in cells) == width
