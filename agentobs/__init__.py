@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from agentobs.agents import Agent
 from agentobs.errors import AgentobsError, StepFailed, UsageError
-from agentobs.runtime.context import RunContext
+from agentobs.runtime.run import RunContext
 from agentobs.version import __version__
 from agentobs.workflows import step, workflow
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentobs.agents import Agent
 from agentobs.models.protocol import Message
-from agentobs.runtime.context import RunContext
+from agentobs.runtime.run import RunContext
 from agentobs.workflows import workflow
 
 researcher = Agent(

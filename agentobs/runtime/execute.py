@@ -27,9 +27,9 @@ from agentobs.records import (
     Run,
 )
 from agentobs.runtime.clock import end
-from agentobs.runtime.context import RunContext
 from agentobs.runtime.function_step import check_size
 from agentobs.runtime.live import Live, shielded
+from agentobs.runtime.run import RunContext
 
 GRACE_S: Final = 1.0  # for a workflow's own cleanup after it was cancelled
 _log = logging.getLogger(__name__)

@@ -61,7 +61,14 @@ async def forever(run: RunContext, input: Any) -> None:
 
 @workflow(agents=[plain])
 async def blocks(run: RunContext, input: Any) -> None:
+    """By itself, or in a task of its own beside others, as `gather` makes them."""
     await run.call(plain, "before it blocks")
+    if input == "in a task":
+        await asyncio.gather(asyncio.sleep(0), _block())
+    await _block()
+
+
+async def _block() -> None:
     time.sleep(600)
 
 

@@ -102,12 +102,13 @@ def test_requests_that_cannot_be_served_are_problems(here: World):
     still_well(here)
 
 
-def test_a_workflow_that_blocks_the_loop_is_parked_and_the_others_succeed(tmp_path: Path):
+@pytest.mark.parametrize("where", ["itself", "in a task"])
+def test_a_workflow_that_blocks_the_loop_is_parked_and_the_others_succeed(tmp_path: Path, where: str):
     """Each time the process exits 70 and a supervisor starts it again; only who blocks it pays for that."""
     with world(tmp_path, latency_s=0.3, AGENTOBS_LOOP_STALL_S="2", **FLOWS) as here:
         service = here.service
         others = [service.submit("polite", f"tea {number}")["id"] for number in range(5)]
-        blocker = service.submit("blocks")["id"]
+        blocker = service.submit("blocks", where)["id"]
         exits = 0
         while True:
             code = until(lambda: service.returncode, "the watchdog", 60)
@@ -144,8 +145,24 @@ def test_a_process_that_was_stopped_for_a_while_is_not_blocked(tmp_path: Path):
         here.close_the_books().check()
 
 
-def test_the_first_call_after_a_start_has_all_of_its_time(tmp_path: Path):
-    """The agent's timeout is from request to last byte: loading the model's client is not part of it."""
+SLOW_IMPORT = """
+import sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "anthropic":
+            time.sleep(3)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+def test_the_first_call_after_a_start_has_all_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An agent's timeout is from request to last byte: loading the model's client, slow on a cold disk, is not of it."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_IMPORT)
+    before = os.environ.get("AGENTOBS_TEST_PYTHONPATH", "")
+    monkeypatch.setenv("AGENTOBS_TEST_PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path / "slow"), before))))
     with world(tmp_path, **FLOWS) as here:
         run = here.service.submit("hurries", "please")["id"]
         ended = here.service.wait_ended([run])[run]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,7 +142,8 @@ def test_a_planted_leak_is_found_in_each_place(tmp_path: Path, monkeypatch: pyte
     folder = tmp_path / "leak"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(LEAKING)
-    monkeypatch.setenv("AGENTOBS_TEST_PYTHONPATH", str(folder))
+    before = os.environ.get("AGENTOBS_TEST_PYTHONPATH", "")
+    monkeypatch.setenv("AGENTOBS_TEST_PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
     with world(tmp_path, CANARY_SYSTEM=SYSTEM, **FLOWS) as here:
         ran(here, "confides")
         ran(here, "fails_loudly", how="raise")
