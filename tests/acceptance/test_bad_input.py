@@ -158,7 +158,7 @@ sys.meta_path.insert(0, Slow())
 
 
 def test_the_first_call_after_a_start_has_all_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An agent's timeout is from request to last byte: loading the model's client, slow on a cold disk, is not of it."""
+    """An agent's timeout is from request to last byte: loading the client, slow on a cold disk, is no part of it."""
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_IMPORT)
     before = os.environ.get("AGENTOBS_TEST_PYTHONPATH", "")
