@@ -22,6 +22,7 @@ from agentobs.records import NOTED, NS, RECOVERED, Change, Run, new_run_id
 from agentobs.runtime.dispatch import Dispatcher
 from agentobs.runtime.execute import GRACE_S, execute
 from agentobs.runtime.live import Live, Surroundings, shielded
+from agentobs.runtime.loop import name_tasks_after, named_task, run_of
 from agentobs.workflows import Workflow
 
 SUBMIT_WAIT_S: Final = 5.0  # for a journal that has stopped committing
@@ -144,7 +145,7 @@ class Engine:
 
     def run_of(self, task: asyncio.Task[Any] | None) -> str | None:
         """The run that a task belongs to. For the watchdog's thread, while the event loop stands still."""
-        return next((run_id for run_id, live in self._live.items() if live.owns(task)), None)
+        return None if task is None else run_of(task)
 
     def oldest_progress_age_s(self) -> dict[str, float]:
         """By workflow: the longest time that a running run has committed nothing, in seconds."""
@@ -159,7 +160,9 @@ class Engine:
 
     def start(self) -> None:
         """Begin to claim: unfinished runs of dead owners first (they are the oldest), then what is queued."""
-        self._loop_task = asyncio.get_running_loop().create_task(self._dispatch())
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(named_task)
+        self._loop_task = loop.create_task(self._dispatch())
 
     async def drain(self, timeout_s: float) -> None:
         """Claim nothing more, give running work `timeout_s`, then hand the rest back to the queue."""
@@ -222,6 +225,7 @@ class Engine:
         task.add_done_callback(self._executions.discard)
 
     async def _execute(self, live: Live) -> None:
+        name_tasks_after(live.run.id)
         try:
             await execute(live)
         except Exception as error:  # noqa: BLE001 -- one run must not take the engine down

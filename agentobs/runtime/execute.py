@@ -51,7 +51,7 @@ class Ending:
 async def execute(live: Live) -> None:
     """Run the workflow function once and commit how the execution ended. Raises nothing."""
     loop = asyncio.get_running_loop()
-    task = live.function = loop.create_task(_function(live))
+    task = loop.create_task(_function(live))
     stopped = loop.create_task(live.stopped.wait())
     await asyncio.wait({task, stopped}, timeout=max(live.seconds_left(), 0), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()

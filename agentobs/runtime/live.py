@@ -67,7 +67,6 @@ class Live:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.stopped = asyncio.Event()
         self._refusals = 0
-        self.function: asyncio.Task[Any] | None = None  # that runs the workflow's function
 
     # ---- numbering and committing ----
 
@@ -127,9 +126,6 @@ class Live:
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
-
-    def owns(self, task: asyncio.Task[Any] | None) -> bool:
-        return task is not None and (task is self.function or task in self._tasks)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

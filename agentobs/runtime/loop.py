@@ -9,7 +9,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextvars import Context, ContextVar
 from typing import Any, Final, NoReturn, TypeVar
 
 import uvloop
@@ -19,6 +20,32 @@ T = TypeVar("T")
 PATIENCE_S: Final = 1.0  # for tasks to end once everything they could do has been taken from them
 _log = logging.getLogger(__name__)
 _left_behind: list[int] = []
+
+
+_PREFIX: Final = "run "
+_name: ContextVar[str | None] = ContextVar("agentobs_task_name", default=None)
+
+
+def named_task(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+    **options: Any,
+) -> asyncio.Task[T]:
+    """A task factory: every task that is made inside a run, by whatever code, is named after it."""
+    context: Context | None = options.get("context")
+    name = _name.get() if context is None else context.get(_name)
+    return asyncio.Task(coro, loop=loop, **{"name": name, **options})
+
+
+def name_tasks_after(run_id: str) -> None:
+    """The tasks that are made from here on in this context belong to that run."""
+    _name.set(_PREFIX + run_id)
+
+
+def run_of(task: asyncio.Task[Any]) -> str | None:
+    """The run that a task belongs to, by its name: this can be read from another thread."""
+    name = task.get_name()
+    return name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else None
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

@@ -14,9 +14,10 @@ from agentobs import Agent, RunContext, StepFailed, workflow
 HAIKU, SONNET, OPUS = "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"
 UNPRICED = "claude-mythos-5"  # the price data knows no price of it
 QUICK = "Answer quickly."
+STREAM = "Answer as it comes."  # of one streamed agent among them
 
 planner = Agent(name="planner", model=SONNET, system="Plan the work in a few steps.", max_tokens=512, attempts=5)
-scribe = Agent(name="scribe", model=HAIKU, system=QUICK, max_tokens=256, timeout_s=5, stream=True)
+scribe = Agent(name="scribe", model=HAIKU, system=f"{QUICK} {STREAM}", max_tokens=256, timeout_s=5, stream=True)
 critic = Agent(
     name="critic",
     model=OPUS,

@@ -117,7 +117,10 @@ def test_a_cancelled_homemade_retry_loop_does_not_take_the_process_with_it(tmp_p
         here.service.cancel(run_id)
         ended = here.service.wait_ended([run_id], 10)[run_id]
         assert ended["status"] == "cancelled"
+        used = here.service.cpu_s()
         time.sleep(3.5)
+        used = here.service.cpu_s() - used
+        assert used < 2, f"it goes round and round: {used:.1f} s of CPU in 3.5 s"
         assert here.service.running, f"it exited with {here.service.returncode}\n{here.service.tail(3)}"
         assert here.service.readyz() == (200, [])
         assert here.simulator.requests == before + 1
