@@ -7,18 +7,13 @@ settings ─▶ journal ─▶ engine ─▶ HTTP
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import resource
 import shutil
-import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
-
-import uvicorn
 
 import agentobs.examples.article as _article  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
@@ -32,6 +27,7 @@ from agentobs.runtime.dispatch import LocalDispatcher
 from agentobs.runtime.engine import Engine, Limits
 from agentobs.runtime.live import Surroundings
 from agentobs.runtime.watchdog import Watchdog
+from agentobs.serving import Server, bind, signals, url_of
 from agentobs.settings import Settings, TraceExport
 from agentobs.telemetry import logs, names
 from agentobs.telemetry.context import install_user_tracing, step_context
@@ -95,6 +91,11 @@ class Service:
     async def resume(self, run_id: str) -> Run:
         """See `Engine.resume`."""
         return await self._engine.resume(run_id)
+
+    def stop(self) -> None:
+        """A stop was asked for: no run is claimed any more, and `readyz` says so."""
+        self.stopping = True
+        self._engine.stop_claiming()
 
     def readiness(self) -> Sequence[str]:
         """Why nothing can be accepted or run now; empty when it can."""
@@ -168,7 +169,7 @@ async def open_service(
         try:
             yield service
         finally:
-            service.stopping = True
+            service.stop()
             logs.emit(names.SERVICE_DRAINING, in_flight=engine.in_flight())
             await engine.drain(settings.drain_timeout_s if run else 0)
             logs.emit(names.SERVICE_STOPPED)
@@ -258,7 +259,7 @@ async def serve_http(
     stop: asyncio.Event | None = None,
 ) -> None:
     """The whole service over HTTP, until SIGTERM, SIGINT or `stop`. `ready` is called with its URL once it listens."""
-    listening = _bind(settings.host, settings.port)
+    listening = bind(settings.host, settings.port)
     with listening:
         async with open_service(settings, run=run) as service:
             app = create_app(
@@ -267,42 +268,20 @@ async def serve_http(
                 allowed_hosts=settings.allowed_hosts,
                 api_key=settings.api_key,
             )
-            server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", backlog=2048))
+            server = Server(app)
             serving = asyncio.create_task(server.serve(sockets=[listening]))
             stopping = stop or asyncio.Event()
-            with _signals(stopping):
+            with signals(stopping, on_hangup=logs.reopen):
                 while not server.started and not serving.done():  # noqa: ASYNC110 -- uvicorn offers a flag only
                     await asyncio.sleep(0.005)
                 if ready is not None:
-                    ready(_url(listening))
+                    ready(url_of(listening))
                 waiting = asyncio.create_task(stopping.wait())
                 await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                service.stopping = True
+                service.stop()
                 server.should_exit = True
                 waiting.cancel()
                 await serving
-
-
-class _Server(uvicorn.Server):
-    """uvicorn whose signals are ours: a drain comes between the last request and the end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-
-@contextlib.contextmanager
-def _signals(stopping: asyncio.Event) -> Any:
-    loop = asyncio.get_running_loop()
-    handled = (signal.SIGTERM, signal.SIGINT)
-    try:
-        for number in handled:
-            loop.add_signal_handler(number, stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, logs.reopen)
-        yield
-    finally:
-        for number in (*handled, signal.SIGHUP):
-            loop.remove_signal_handler(number)
 
 
 def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
@@ -311,27 +290,6 @@ def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
 
 
 # ---- small pieces ----
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Listen before anything is started, so that a taken port costs nothing."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise InvalidSettings(
-            f"AGENTOBS_HOST {host!r} and AGENTOBS_PORT {port} cannot be listened on ({error.strerror}); stop what uses "
-            "it, or choose another port"
-        ) from None
-    return listening
-
-
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _raise_file_limit(needed: int) -> None:
@@ -373,6 +331,9 @@ def _labels(workflow: Workflow) -> WorkflowLabels:
 def _started(settings: Settings, *, run: bool) -> None:
     for warning in settings.warnings():
         logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
+    if run and not settings.has_model_key:
+        reason = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'"
+        logs.emit(names.SERVICE_WARNING, "warning", reason=reason)
     logs.emit(names.SERVICE_STARTED, version=__version__, worker=settings.worker_name, runs=run)
 
 

@@ -158,6 +158,7 @@ class Settings(BaseSettings):
     )
 
     _api_key: str | None = PrivateAttr(default=None)
+    _sdk_key: bool = PrivateAttr(default=False)
     _ignored: tuple[str, ...] = PrivateAttr(default=())
     _unknown: tuple[tuple[str, str | None], ...] = PrivateAttr(default=())
     _notes: list[str] = PrivateAttr(default_factory=list)
@@ -170,6 +171,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise InvalidSettings("; ".join(_wrong(item) for item in error.errors())) from None
         found = {name: value for name, value in os.environ.items() if value}
+        settings._sdk_key = "ANTHROPIC_AUTH_TOKEN" in found
         known = {variable(name) for name in cls.model_fields}
         wrong = [*_content_problems(found), *settings._problems()]
         if wrong:
@@ -216,6 +218,11 @@ class Settings(BaseSettings):
             note = f"AGENTOBS_API_KEY_FILE {str(path)!r} can be read by every user of this machine; chmod 600 it"
             self._notes.append(note)
         self._api_key = key
+
+    @property
+    def has_model_key(self) -> bool:
+        """Whether the model client will find a key: ours, or one that its SDK reads by itself."""
+        return self.anthropic_api_key is not None or self._sdk_key
 
     @property
     def api_key(self) -> str | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
+import traceback
 import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,15 +104,36 @@ class Registry(Mapping[str, Workflow]):
         return len(self._workflows)
 
     def load(self, modules: Sequence[str]) -> None:
-        """Import modules that register workflows. Raises `UsageError` naming the one that cannot be imported."""
+        """Import modules that register workflows. Raises `UsageError` naming one that cannot be, or registers none."""
         for module in modules:
+            before = len(self)
             try:
                 importlib.import_module(module)
-            except ImportError as error:
+            except (Exception, SystemExit) as error:
                 raise UsageError(
-                    f"AGENTOBS_WORKFLOWS names {module!r}, which cannot be imported ({type(error).__name__}: {error}); "
-                    "expected an importable Python module"
+                    f"AGENTOBS_WORKFLOWS names {module!r}, which cannot be imported: {type(error).__name__}"
+                    f"{_raised_at(error)}: {error}. Expected an importable Python module"
                 ) from error
+            if len(self) == before and not _registered_by(self, module):
+                raise UsageError(
+                    f"AGENTOBS_WORKFLOWS names {module!r}, which registers no workflow (imported from "
+                    f"{getattr(sys.modules[module], '__file__', 'an unknown place')}); expected one with @workflow"
+                )
+
+
+def _raised_at(error: BaseException) -> str:
+    """The place in the user's own file: the innermost frame, or the line of a syntax error."""
+    if isinstance(error, SyntaxError):
+        return f" at {error.filename}:{error.lineno}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
+    return f" at {frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
+
+
+def _registered_by(registry: Registry, module: str) -> bool:
+    """Loaded before, by another name's import: a second load of a module registers nothing anew."""
+    return any(
+        found.function.__module__.split(".")[0] == module.split(".", maxsplit=1)[0] for found in registry.values()
+    )
 
 
 # Where @workflow registers unless told otherwise. A process serves what its modules declared.

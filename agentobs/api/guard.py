@@ -125,7 +125,10 @@ def _is_same_origin(headers: Headers, host: str) -> bool:
     # "none": typed into the address bar or from a bookmark. Clients other than browsers send neither header.
     if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
         return False
-    return all(urlsplit(origin).netloc.lower() == host.lower() for origin in headers.getlist("origin"))
+    try:
+        return all(urlsplit(origin).netloc.lower() == host.lower() for origin in headers.getlist("origin"))
+    except ValueError:  # not even a URL
+        return False
 
 
 def _place(error: BaseException) -> str:

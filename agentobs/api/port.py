@@ -36,6 +36,10 @@ class ServicePort(Protocol):
         """Make the wish to cancel durable. Raises `NotFound`, `Conflict`."""
         ...
 
+    async def resume(self, run_id: str) -> Run:
+        """Queue a failed or cancelled run again. Raises `NotFound`, `Conflict`."""
+        ...
+
     def readiness(self) -> Sequence[str]:
         """Why runs cannot be accepted or executed now; empty when they can."""
         ...

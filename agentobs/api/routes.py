@@ -113,6 +113,17 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
         """Stop a run and its spending; 409 when it has ended otherwise."""
         return Json(await summarized(await service.cancel(to_run_id(run_id))), 202)
 
+    @api.post(
+        "/v1/runs/{run_id}/resume",
+        status_code=202,
+        response_model=Summary,
+        responses=_problems(404, 409, 503),
+        tags=["runs"],
+    )
+    async def resume(run_id: str) -> Response:
+        """Run a failed or cancelled run again, paying only for what failed or never ran; 409 in any other state."""
+        return Json(await summarized(await service.resume(to_run_id(run_id))), 202)
+
 
 def _add_operations(api: APIRouter, service: ServicePort) -> None:
     @api.get("/v1/workflows", response_model=WorkflowList, tags=["workflows"])

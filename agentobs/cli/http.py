@@ -63,6 +63,9 @@ class Client:
     async def cancel(self, run_id: str) -> dict[str, Any]:
         return await self._json("POST", f"/v1/runs/{run_id}/cancel")
 
+    async def resume(self, run_id: str) -> dict[str, Any]:
+        return await self._json("POST", f"/v1/runs/{run_id}/resume")
+
     async def workflows(self) -> dict[str, Any]:
         return await self._json("GET", "/v1/workflows")
 

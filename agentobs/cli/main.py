@@ -73,7 +73,7 @@ app = _app(
     "Begin with 'agentobs demo'."
 )
 runs_app = _app("The runs of a service, or of the journal file where no service answers.")
-app.add_typer(runs_app, name="runs", short_help="List, show and cancel runs.")
+app.add_typer(runs_app, name="runs", short_help="List, show, cancel and resume runs.")
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Server: TypeAlias = Annotated[
@@ -238,6 +238,14 @@ def cancel_run(run_id: RunId, server: Server = None, as_json: AsJson = False) ->
     from agentobs.cli import showing  # noqa: PLC0415
 
     _wait(showing.cancel_run(_settings(), server, run_id, as_json=as_json))
+
+
+@runs_app.command("resume", short_help="Run a failed or cancelled run again.")
+def resume_run(run_id: RunId, server: Server = None, as_json: AsJson = False) -> None:
+    """Run a failed or cancelled run again: only what failed or never ran is paid. Needs the service."""
+    from agentobs.cli import showing  # noqa: PLC0415
+
+    _wait(showing.resume_run(_settings(), server, run_id, as_json=as_json))
 
 
 # ---- around ----

@@ -71,6 +71,16 @@ async def cancel_run(settings: Settings, server: str | None, run_id: str, *, as_
         show([f"run {run_id} {done}"])
 
 
+async def resume_run(settings: Settings, server: str | None, run_id: str, *, as_json: bool) -> None:
+    run_id = to_run_id(run_id)
+    async with client(settings, server) as http:
+        run = await http.resume(run_id)
+    if as_json:
+        document(run)
+    else:
+        show([f"run {run_id} is {run['status']} again: what had succeeded is not paid a second time"])
+
+
 async def list_workflows(settings: Settings, server: str | None, *, as_json: bool) -> None:
     async with client(settings, server) as http:
         try:

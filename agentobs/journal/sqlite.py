@@ -137,8 +137,8 @@ class SqliteJournal:
         return self._writer.put(apply)
 
     async def close(self, timeout_s: float = 10.0) -> None:
+        await self._reader.close()  # first: the last connection to close takes the write-ahead log in
         await self._writer.close(timeout_s)
-        await self._reader.close()
         self._lock.release()
 
 

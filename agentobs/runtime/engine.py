@@ -164,11 +164,15 @@ class Engine:
         loop.set_task_factory(named_task)
         self._loop_task = loop.create_task(self._dispatch())
 
-    async def drain(self, timeout_s: float) -> None:
-        """Claim nothing more, give running work `timeout_s`, then hand the rest back to the queue."""
+    def stop_claiming(self) -> None:
+        """From here on runs stay queued; those that run go on."""
         self._draining = True
         if self._loop_task is not None:
             self._loop_task.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Claim nothing more, give running work `timeout_s`, then hand the rest back to the queue."""
+        self.stop_claiming()
         until = asyncio.get_running_loop().time() + timeout_s
         while self._claiming or self._executions:
             left = until - asyncio.get_running_loop().time()

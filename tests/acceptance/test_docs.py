@@ -43,7 +43,7 @@ def test_the_readmes_curl_commands_submit_and_list_a_run(tmp_path):
         script = commands.replace("localhost:8080", f"localhost:{port}")
         environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "AGENTOBS_URL": url}
         done = subprocess.run(
-            ["sh", "-e", "-c", script.replace(".venv/bin/agentobs", "agentobs")],
+            ["sh", "-e", "-c", script],
             capture_output=True,
             text=True,
             check=True,

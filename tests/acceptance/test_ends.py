@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -186,3 +187,39 @@ def test_a_second_cancel_and_a_late_one(here: World):
     refused = here.service.call("POST", f"/v1/runs/{done}/cancel")
     assert refused.status_code == 409
     assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_a_stuck_client_does_not_hold_up_a_drain(tmp_path: Path):
+    """From SIGTERM on nothing more is claimed, whoever hangs on the line."""
+    with world(tmp_path, latency_s=0.3, AGENTOBS_MAX_RUNS_IN_FLIGHT="2", AGENTOBS_DRAIN_TIMEOUT_S="5", **FLOWS) as here:
+        host, port = here.service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as stuck:
+            stuck.sendall(b"POST /v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            for number in range(20):
+                here.service.submit("waits", f"run {number}")
+            asked = time.monotonic()
+            here.service.terminate()
+            assert here.service.wait_exit(30) == 0
+            assert time.monotonic() - asked < 12
+        started = len(here.service.events("run.started"))
+        assert started < 20, "runs were claimed while it waited for the client"
+        assert sum(1 for run in here.service.journal().run.values() if run["status"] == "queued") == 20 - started
+
+
+def test_a_failed_run_is_resumed_and_pays_only_for_what_failed(tmp_path: Path):
+    """In a world of its own: the counter of ends counts both, and the journal's row tells only the last."""
+    fault = {"fault": "bad_request", "times": 1, "match": {"contains": "Edit:"}}
+    with world(tmp_path, faults=[fault]) as here:
+        run_id = here.service.submit("article", {"goal": "resuming"})["id"]
+        assert here.service.wait_ended([run_id])[run_id]["status"] == "failed"
+        assert here.simulator.requests == 3
+        answer = here.service.call("POST", f"/v1/runs/{run_id}/resume")
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        until(lambda: here.service.summary(run_id)["status"] == "succeeded", "the resumed run")
+        assert here.simulator.requests == 4
+        detail = here.service.detail(run_id)
+        assert [(e["reason"], e["outcome"]) for e in detail["executions"]] == [
+            ("started", "failed"),
+            ("resumed", "succeeded"),
+        ]
+        assert here.service.call("POST", f"/v1/runs/{run_id}/resume").status_code == 409

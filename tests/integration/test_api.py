@@ -705,3 +705,9 @@ async def test_fastapi_exports_nothing_of_its_own_whatever_the_environment_says(
     app = create_app(service)
     assert not app._native_telemetry.enabled()
     assert app._telemetry["auto_configure"] is False
+
+
+async def test_an_origin_that_is_no_url_is_refused_like_any_other(api):
+    answer = await api.post("/v1/runs", json={}, headers={"Origin": "http://[::1"})
+    assert answer.status_code == 403
+    assert answer.headers["content-type"] == "application/problem+json"
