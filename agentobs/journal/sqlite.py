@@ -184,9 +184,8 @@ def _real(path: Path) -> Path:
 def _prepare(path: Path) -> None:
     """Create or check the file, and try that it can be written, before anything depends on it."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        if not migrate.sqlite_version(path):
-            migrate.migrate_sqlite(path)
+        if not path.exists() or not path.stat().st_size:
+            _create(path)
         migrate.check(path)
         db = _connect_writer(path)
         try:
@@ -200,6 +199,20 @@ def _prepare(path: Path) -> None:
             f"{path} cannot be written ({error}); expected a file in a folder that this user may write to, on a disk "
             "with room. Mend that, or set AGENTOBS_DATABASE_URL to another place"
         ) from error
+
+
+def _create(path: Path) -> None:
+    """Make the file beside its place and move it there whole: a first start can be killed at any moment."""
+    made = path.with_name(path.name + ".new")
+    for left in (made, made.with_name(made.name + "-journal")):
+        left.unlink(missing_ok=True)
+    descriptor = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        migrate.migrate_sqlite(made)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    made.replace(path)
 
 
 def _connect_writer(path: Path) -> sqlite3.Connection:
