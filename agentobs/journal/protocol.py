@@ -91,6 +91,9 @@ class QueueState(NamedTuple):
     oldest_created_at: int  # ns
 
 
+DEFAULT_LIMIT: Final = 50  # runs a page
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunQuery:
     """Filters of a list of runs, newest first; `before` is the id after which the page begins (keyset)."""
@@ -102,7 +105,7 @@ class RunQuery:
     since_ms: int | None = None
     until_ms: int | None = None
     before: str | None = None
-    limit: int = 50
+    limit: int = DEFAULT_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +117,6 @@ class RunDetail:
     steps: tuple[Step, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     notes: tuple[Note, ...] = field(default=())
-
-
-DEFAULT_LIMIT: Final = 50
 
 
 class Reader(Protocol):

@@ -18,7 +18,7 @@ from typing import Any, Final
 from agentobs.encoding import canonical, encode
 from agentobs.errors import AgentobsError, InvalidInput, JournalUnavailable
 from agentobs.journal.protocol import Claim, Submitted
-from agentobs.records import NOTED, NS, RECOVERED, Change, Run, new_run_id
+from agentobs.records import NOTED, RECOVERED, Change, Run, new_run_id
 from agentobs.runtime.dispatch import Dispatcher
 from agentobs.runtime.execute import GRACE_S, execute
 from agentobs.runtime.live import Live, Surroundings, shielded
@@ -146,15 +146,6 @@ class Engine:
     def run_of(self, task: asyncio.Task[Any] | None) -> str | None:
         """The run that a task belongs to. For the watchdog's thread, while the event loop stands still."""
         return None if task is None else run_of(task)
-
-    def oldest_progress_age_s(self) -> dict[str, float]:
-        """By workflow: the longest time that a running run has committed nothing, in seconds."""
-        now = self._shared.clock.now().mono
-        ages: dict[str, float] = {}
-        for live in self._live.values():
-            age = (now - live.last_commit_mono) / NS
-            ages[live.run.workflow] = max(age, ages.get(live.run.workflow, 0.0))
-        return ages
 
     # ---- running ----
 

@@ -58,7 +58,6 @@ class Live:
         self.memo = Memo(claim.history)
         self.started = shared.clock.now()
         self.deadline_mono = self.started.mono + int(workflow.deadline_s * NS) - claim.history.elapsed_ns
-        self.last_commit_mono = self.started.mono
         self.cause: Cause | None = None
         self.closing = False  # no further step begins
         self._fence = Fence(claim.run.id, claim.run.epoch)
@@ -88,9 +87,7 @@ class Live:
         if future.cancelled():
             return
         error = future.exception()  # also marks it as seen: not every commit is waited for
-        if error is None:
-            self.last_commit_mono = self.shared.clock.now().mono
-        elif isinstance(error, StaleOwner):
+        if isinstance(error, StaleOwner):
             self.stop("stale")
 
     async def committed(self, *changes: Change) -> None:
