@@ -15,7 +15,7 @@ from pathlib import Path
 from agentobs.agents import Agent
 from agentobs.journal.protocol import Published, RunDetail
 from agentobs.journal.sqlite import SqliteJournal, open_journal
-from agentobs.models.protocol import Message, Price, Progress, Reply
+from agentobs.models.protocol import Message, Price, Progress, Reply, Schema
 from agentobs.records import NS, TERMINAL, Change, Usage
 from agentobs.runtime.clock import Instant, SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
@@ -45,7 +45,15 @@ class ScriptedModel:
 
     async def ready(self) -> None: ...
 
-    async def send(self, agent: Agent, messages: tuple[Message, ...], *, reference: str, progress: Progress) -> Reply:
+    async def send(
+        self,
+        agent: Agent,
+        messages: tuple[Message, ...],
+        *,
+        schema: Schema | None = None,
+        reference: str,
+        progress: Progress,
+    ) -> Reply:
         prompt = messages[-1]["content"]
         call = Call(agent.name, prompt if isinstance(prompt, str) else repr(prompt), messages, reference)
         self.calls.append(call)

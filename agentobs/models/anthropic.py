@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentobs.agents import Agent
 from agentobs.models import classify, pricing
-from agentobs.models.protocol import Message, Progress, Reply
+from agentobs.models.protocol import Message, Progress, Reply, Schema
 from agentobs.models.request import address, encode
 from agentobs.models.stream import EventDecoder, StreamedAnswer
 from agentobs.models.usage import read_bill
@@ -107,11 +107,19 @@ class AnthropicModel:
         if self._wire is not None:
             await self._wire.close()
 
-    async def send(self, agent: Agent, messages: tuple[Message, ...], *, reference: str, progress: Progress) -> Reply:
+    async def send(
+        self,
+        agent: Agent,
+        messages: tuple[Message, ...],
+        *,
+        schema: Schema | None = None,
+        reference: str,
+        progress: Progress,
+    ) -> Reply:
         """Ask once; see `protocol.Model.send`."""
         try:
             async with asyncio.timeout(agent.timeout_s):
-                return await self._send(agent, messages, reference, progress)
+                return await self._send(agent, messages, schema, reference, progress)
         except Exception as error:  # noqa: BLE001 - every failure is a Reply
             outcome = classify.of_exception(error, answering=progress.http_status is not None)
             if outcome == "authentication":
@@ -119,14 +127,16 @@ class AnthropicModel:
             # What was told of its usage before it failed stands.
             return Reply(outcome=outcome, error_class=type(error).__name__)
 
-    async def _send(self, agent: Agent, messages: tuple[Message, ...], reference: str, progress: Progress) -> Reply:
+    async def _send(
+        self, agent: Agent, messages: tuple[Message, ...], schema: Schema | None, reference: str, progress: Progress
+    ) -> Reply:
         if self._closed:
             raise ConnectionError
         wire = await self._opened()
         if not wire.has_credentials():
             return _unsent(progress, "authentication", "CredentialsError")
         try:
-            content = encode(agent, messages)
+            content = encode(agent, messages, None if schema is None else wire.output_schema(schema))
         except (TypeError, ValueError, RecursionError) as error:
             return _unsent(progress, "invalid_request", type(error).__name__)
         response = await wire.post(content, reference=reference, timeout_s=agent.timeout_s)

@@ -10,6 +10,7 @@ from agentobs.agents import Agent
 from agentobs.records import NO_USAGE, RateLimit, Usage
 
 Message: TypeAlias = Mapping[str, Any]  # {"role": "user" | "assistant", "content": str | [block…]}, as the API has it
+Schema: TypeAlias = Mapping[str, Any]  # a JSON schema, as pydantic makes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,16 @@ class Model(Protocol):
         """
         ...
 
-    async def send(self, agent: Agent, messages: tuple[Message, ...], *, reference: str, progress: Progress) -> Reply:
-        """Ask once. `reference` is sent as `x-agentobs-attempt`.
+    async def send(
+        self,
+        agent: Agent,
+        messages: tuple[Message, ...],
+        *,
+        schema: Schema | None = None,
+        reference: str,
+        progress: Progress,
+    ) -> Reply:
+        """Ask once. `reference` is sent as `x-agentobs-attempt`; with `schema` the answer's text is to fit it.
 
         Ends within `agent.timeout_s` of being called. Raises nothing but `asyncio.CancelledError`: every failure
         is a `Reply` whose `outcome` is an error type.

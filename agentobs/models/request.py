@@ -9,16 +9,17 @@ from urllib.parse import urlsplit
 
 from agentobs.agents import Agent
 from agentobs.errors import UsageError
-from agentobs.models.protocol import Message
+from agentobs.models.protocol import Message, Schema
 
 PATH: Final = "/v1/messages"
 
 
-def encode(agent: Agent, messages: Iterable[Message]) -> bytes:
+def encode(agent: Agent, messages: Iterable[Message], schema: Schema | None = None) -> bytes:
     """Build the body. Raises `TypeError`, `ValueError` or `RecursionError` for messages that are not JSON.
 
     ASCII escapes keep lone surrogates, which have no UTF-8. With `cache` the system prompt has a breakpoint of its
     own, so that conversations share it; the one at the top level moves along with the conversation.
+    `schema` is one that the API takes, see `Wire.output_schema`.
     """
     body: dict[str, Any] = {
         "model": agent.model,
@@ -32,8 +33,13 @@ def encode(agent: Agent, messages: Iterable[Message]) -> bytes:
         body["system"] = agent.system
     if agent.cache:
         body["cache_control"] = mark
+    config: dict[str, Any] = {}
     if agent.effort:
-        body["output_config"] = {"effort": agent.effort}
+        config["effort"] = agent.effort
+    if schema is not None:
+        config["format"] = {"type": "json_schema", "schema": schema}
+    if config:
+        body["output_config"] = config
     if agent.streams:
         body["stream"] = True
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")

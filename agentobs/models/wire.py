@@ -13,6 +13,7 @@ import anthropic
 import httpx2
 
 from agentobs.models.classify import Refused, headers_of
+from agentobs.models.protocol import Schema
 from agentobs.models.request import PATH
 
 CONNECT_S: Final = 10.0  # to reach the provider at all; the agent's timeout bounds the rest
@@ -50,6 +51,13 @@ class Wire:
         if client.api_key or client.auth_token or client.credentials:
             return True
         return not {"authorization", "x-api-key"}.isdisjoint(name.lower() for name in client.default_headers)
+
+    def output_schema(self, schema: Schema) -> Schema:
+        """`schema` in the subset that the API takes; what it cannot say goes into descriptions.
+
+        Raises `ValueError` for one that has no such form.
+        """
+        return anthropic.transform_schema(dict(schema))
 
     async def post(self, content: bytes, *, reference: str, timeout_s: float) -> Response | Refused:
         """Send one request; the response's body is unread.
