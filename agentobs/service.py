@@ -323,7 +323,10 @@ def _secret(settings: Settings) -> str | None:
 def _labels(workflow: Workflow) -> WorkflowLabels:
     return WorkflowLabels(
         name=workflow.name,
-        agents=tuple(AgentLabels(name=a.name, model=a.model, provider=a.provider) for a in workflow.agents),
+        agents=tuple(
+            AgentLabels(name=a.name, model=a.model, provider=a.provider, tools=tuple(tool.name for tool in a.functions))
+            for a in workflow.agents
+        ),
         steps=tuple(step.name for step in workflow.steps),
     )
 

@@ -30,6 +30,7 @@ class Call:
     prompt: str
     messages: tuple[Message, ...]
     reference: str
+    schema: Schema | None = None
 
 
 class ScriptedModel:
@@ -55,7 +56,7 @@ class ScriptedModel:
         progress: Progress,
     ) -> Reply:
         prompt = messages[-1]["content"]
-        call = Call(agent.name, prompt if isinstance(prompt, str) else repr(prompt), messages, reference)
+        call = Call(agent.name, prompt if isinstance(prompt, str) else repr(prompt), messages, reference, schema)
         self.calls.append(call)
         n = sum(1 for one in self.calls if (one.agent, one.prompt) == (call.agent, call.prompt))
         reply = self.script(call, n)
