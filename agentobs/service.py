@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
-import agentobs.examples.article as _article  # noqa: F401 -- registers the shipped workflows
+import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
 from agentobs.errors import AgentobsError, InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from agentobs.agents import Agent
 from agentobs.encoding import decode
@@ -120,6 +120,19 @@ class RunContext:
     def random(self) -> float:
         """A random number in [0, 1), the same again in every later execution. Not for secrets."""
         return float(self._recorded("random", random.random))
+
+    def note(self, kind: Literal["debate", "straggler"], value: Mapping[str, Any]) -> None:
+        """Record what a pattern wants counted, once however often the run is executed (`agentobs.patterns`)."""
+        self._recorded(kind, lambda: value)
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that only goes forward, to measure by. Not recorded: nothing may depend on it."""
+        return self._live.shared.clock.now().mono / NS
+
+    @property
+    def reused(self) -> int:
+        """How many steps this execution has answered from the journal so far."""
+        return self._live.memo.reused.total()
 
     # ---- how ----
 
