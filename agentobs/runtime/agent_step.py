@@ -105,8 +105,10 @@ class AgentStep:
                 if reply is None:
                     self.current = Turn(self, self.turn, self.live.memo.retries(self.step.key, self.turn))
                     reply = await self.current.run()
-                    if self.step.ended_at is not None:
-                        return replay(Finished(self.step, 0), self.output)
+                elif self.judged.more is None:  # what did not fit does now: the type's own rules were changed
+                    await self.live.committed(*self.opening(), self.closed(SUCCEEDED, None, self.judged.stored))
+                if self.step.ended_at is not None:
+                    return replay(Finished(self.step, 0), self.output)
                 await self._go_on(reply)
                 self.turn += 1
         except asyncio.CancelledError:
@@ -165,9 +167,8 @@ class AgentStep:
             return
         self.paused.clear()
         if self.judged.more == "tools":
-            calls = enumerate(self._calls(reply))
-            results = await asyncio.gather(*(self._called(position, block) for position, block in calls))
-            self.messages.append({"role": "user", "content": results})
+            calls = [self.live.spawn(self._called(*call)) for call in enumerate(self._calls(reply))]
+            self.messages.append({"role": "user", "content": await asyncio.gather(*calls)})
         elif self.judged.misfit is not None:
             self.repairs += 1
             self.messages.append({"role": "user", "content": repair(self.judged.misfit)})

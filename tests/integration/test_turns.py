@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentobs import Agent, RunContext, StepFailed, UsageError, step
 from agentobs.models.protocol import Reply
@@ -421,6 +421,27 @@ async def test_a_tool_loop_cut_off_anywhere_goes_on_without_paying_or_calling_tw
 
 async def test_repairs_cut_off_anywhere_go_on_without_paying_twice(tmp_path: Path) -> None:
     await _crashed_everywhere(tmp_path, asking(planner, Plan), ["no", '{"tasks": []}', GOOD])
+
+
+async def test_an_answer_that_fits_a_changed_type_is_taken_and_nothing_is_paid(tmp_path: Path) -> None:
+    class Lax(BaseModel):  # the same schema, without the rule that the first answer broke
+        model_config = ConfigDict(title="Plan")
+
+        tasks: Annotated[list[str], Field(min_length=1)]
+        seconds: int = 1
+
+    lax = planning(output=Lax)
+    copies: list[Path] = []
+    model = scripted('{"tasks": ["a"], "seconds": 3}', GOOD)
+    async with engine_on(tmp_path / "j.db", planning(), model) as kit:
+        kit.journal.subscribe(lambda _: copies.append(kit.crash_copy(tmp_path / f"{len(copies)}.db")))
+        whole = await kit.run("planning", "tea")
+    path, *_ = [path for path in copies if await _state(path, lax) == (1, 0)]
+    again = scripted()
+    async with engine_on(path, lax, again) as kit:
+        detail = await kit.ended(whole.run.id)
+    assert detail.run.output == '{"tasks":["a"],"seconds":3}'
+    assert not again.calls
 
 
 async def test_a_resumed_run_keeps_its_finished_turns_and_tools(tmp_path: Path) -> None:
