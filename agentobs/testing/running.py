@@ -46,6 +46,7 @@ async def run_workflow(
     declared = _declared(workflow, registry)
     if crash_at is not None and crash_at < 1:
         raise UsageError(f"crash_at is {crash_at!r:.40}; expected the number of a model call, from 1")
+    model.broken = None
     clock = QuickClock()
     with memory_journal() as path:
         if crash_at is None:

@@ -54,7 +54,7 @@ def test_the_new_projects_own_tests_pass_without_key_or_network(shop):
     # Nothing of this repository's settings: what `pytest` does in the new folder.
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio"],
+        [Path(sys.executable).parent / "pytest", "-q", "-p", "no:asyncio"],
         capture_output=True,
         text=True,
         check=False,

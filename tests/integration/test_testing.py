@@ -248,8 +248,14 @@ async def test_a_script_without_a_usable_answer_fails_the_test_whatever_the_work
         except StepFailed:
             return "never mind"
 
+    @workflow(registry=registry)
+    async def idle(run: RunContext, given: None) -> str:
+        return "nothing asked"
+
+    model = ScriptedModel(script)
     with pytest.raises(UsageError, match=message):
-        await run_workflow(stoic, "tea", model=ScriptedModel(script), registry=registry)
+        await run_workflow(stoic, "tea", model=model, registry=registry)
+    assert (await run_workflow("idle", model=model, registry=registry)).output == "nothing asked"
 
 
 async def test_an_assertion_in_a_script_reaches_the_test():
