@@ -46,8 +46,8 @@ def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel):
 def _need_an_index(sh) -> None:
     try:
         sh("python -m pip download --quiet --disable-pip-version-check --no-deps --dest probe iniconfig")
-    except AssertionError as error:
-        reason = f"no package index answers: {error}"
+    except AssertionError:
+        reason = "no package index answers pip"
         if "index" in os.environ.get("AGENTOBS_TEST_REQUIRE", ""):
             pytest.fail(f"AGENTOBS_TEST_REQUIRE names index, but {reason}")
         pytest.skip(reason)
