@@ -7,6 +7,7 @@ import functools
 import os
 import sqlite3
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -126,7 +127,8 @@ def memory_journal() -> Iterator[Path]:
 @functools.cache
 def _empty_journal() -> bytes:
     """Migrating takes a tenth of a second, a copy none."""
-    with tempfile.TemporaryDirectory(prefix="agentobs-test-") as folder:
+    with tempfile.TemporaryDirectory(prefix="agentobs-test-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # yoyo's, from Python 3.12 on; not the tests' affair
         path = Path(folder) / "journal.db"
         migrate_sqlite(path)
         return path.read_bytes()
