@@ -65,7 +65,7 @@ class Result:
         """
         return sum(execution.diverged for execution in self._detail.executions)
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """What Prometheus would scrape: the sum over all label sets that have these values; 0 where there is none.
 
         Of a histogram, `name` ends in `_count` or `_sum`. Raises `UsageError` for a name or label that does not exist.

@@ -395,3 +395,58 @@ async def test_user_code_runs_inside_its_own_span():
 
     result = await run_workflow(looking, model=ScriptedModel({}), registry=registry)
     assert seen == [span.span_id for span in result.spans if span.name == "step look"]
+
+
+# ---- answers as data, and tools ----
+
+
+class Score(BaseModel):
+    points: int
+
+
+def look_up(word: str) -> str:
+    """Look a word up."""
+    return f"{word} is a word"
+
+
+_data = Registry()
+marker = Agent(name="marker", model="claude-haiku-4-5", tools=[look_up])
+
+
+@workflow(agents=[marker], registry=_data)
+async def marks(run: RunContext, text: str) -> int:
+    score = await run.call(marker, text, output=Score)
+    return score.points
+
+
+async def test_answers_as_data_and_tool_calls_can_be_scripted():
+    model = ScriptedModel(
+        {
+            "marker": [
+                answer(content=[{"type": "tool_use", "id": "t1", "name": "look_up", "input": {"word": "tea"}}]),
+                {"points": "many"},
+                Score(points=3),
+            ]
+        }
+    )
+    result = await run_workflow(marks, "tea", model=model, registry=_data)
+    assert result.output == 3
+    assert [call.schema for call in model.calls] == [Score.model_json_schema()] * 3
+    assert "points: Input should be a valid integer" in model.calls[2].prompt
+    assert [line.strip() for line in str(result.trace()).splitlines() if "tool" in line] == ["execute_tool look_up"]
+    assert result.metric("agentobs_steps_total", kind="tool", name="look_up", outcome="succeeded") == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+async def test_a_crash_in_a_tool_loop_costs_one_call(n: int):
+    model = ScriptedModel(
+        {
+            "marker": [
+                answer(content=[{"type": "tool_use", "id": "t1", "name": "look_up", "input": {"word": "tea"}}]),
+                {"points": "many"},
+                {"points": 3},
+            ]
+        }
+    )
+    result = await run_workflow(marks, "tea", model=model, registry=_data, crash_at=n)
+    assert (result.output, result.diverged, len(model.calls)) == (3, 0, 4)
