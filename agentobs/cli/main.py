@@ -323,6 +323,23 @@ def replay(
     raise typer.Exit(_wait(replaying.replay(settings, asked, as_json=as_json)))
 
 
+@app.command(short_help="Say what is wrong here, and what to do.")
+def doctor(
+    online: Annotated[bool, typer.Option("--online", help="Try the model key with a call that costs nothing.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the whole journal file (PRAGMA quick_check).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check environment, keys, endpoints, clock, disk and journal. Writes nothing. Exit code 4: a problem was found."""
+    from agentobs.cli.doctor import doctor as examine  # noqa: PLC0415
+    from agentobs.errors import InvalidSettings  # noqa: PLC0415
+
+    try:
+        found: Settings | InvalidSettings = _settings()
+    except InvalidSettings as error:
+        found = error
+    raise typer.Exit(examine(found, online=online, deep=deep, as_json=as_json))
+
+
 def _settings() -> Settings:
     from agentobs.settings import Settings  # noqa: PLC0415
 
