@@ -142,7 +142,8 @@ def quick_check(path: Path) -> Finding:
         return problem("journal check", f"{path} cannot be read whole (SQLite says {error})", advice)
     if rows == ["ok"]:
         return ok("journal check", "SQLite finds the file whole")
-    return problem("journal check", f"{path} is damaged: {rows[0].splitlines()[0]}", advice)
+    told = [line for row in rows for line in row.splitlines() if not line.startswith("***")]
+    return problem("journal check", f"{path} is damaged: {'; '.join(told[:2])}", advice)
 
 
 def _megabytes(path: Path) -> str:

@@ -79,7 +79,7 @@ def disk(name: str, folder: Path, *, journal: bool) -> Finding:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return problem(name, f"{folder} cannot be looked at ({error.strerror})", "mend that, or choose another place")
-    if status.f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         return problem(
             name, f"{folder} cannot be written to by this user", "give it the right, or choose another place"
         )
