@@ -289,6 +289,18 @@ def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
     return printed((detail.run, *detail.executions, *detail.steps, *detail.attempts))
 
 
+def try_export(settings: Settings) -> tuple[str, str]:
+    """Send an empty export to the trace endpoint: what it said and why, see `Sent`; ("", "") where none is set."""
+    if settings.trace_export is None:
+        return "", ""
+    sender = OtlpSender(settings.trace_export, settings.resource)
+    try:
+        sent = sender.send(())
+    finally:
+        sender.close()
+    return sent.verdict, sent.reason
+
+
 # ---- small pieces ----
 
 

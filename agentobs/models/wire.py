@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import anthropic
 import httpx2
@@ -80,6 +80,17 @@ class Wire:
         except anthropic.APIStatusError as error:
             headers = headers_of(error.response.headers.raw)
             return Refused(status=error.status_code, headers=headers, error_class=type(error).__name__)
+
+    async def try_credentials(self, timeout_s: float) -> tuple[int, str]:
+        """Make a free call with them; the status, or 0 and the class of what went wrong. Raises nothing."""
+        try:
+            options: Any = {"timeout": _timeout(timeout_s), "follow_redirects": False}
+            response = await self._client.get("/v1/models", cast_to=httpx2.Response, options=options)
+        except anthropic.APIStatusError as error:
+            return error.status_code, ""
+        except Exception as error:  # noqa: BLE001 -- whatever stands between here and the API
+            return 0, type(error).__name__
+        return response.status_code, ""
 
     async def close(self) -> None:
         await self._client.close()
