@@ -189,6 +189,10 @@ def _whole(pico: Decimal | int) -> int:
 
 
 def _the_decision_is_right(reply: Reply, exchange: Exchange) -> None:
+    failed = exchange.status >= 400
+    word, after = (exchange.headers.get(name) if failed else None for name in ("x-should-retry", "retry-after"))
+    assert reply.should_retry == (None if word is None else word == "true")
+    assert reply.retry_after_s == (None if after is None else float(after))
     expected = traffic.decision(exchange, reply.outcome)
     first = verdict(reply, failures=1, allowed=3, seconds_left=3600).wait_s
     if not expected.again:
