@@ -75,5 +75,7 @@ def test_every_make_target_and_command_that_is_named_exists():
     help_text = subprocess.run(
         [sys.executable, "-m", "agentobs", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for command in set(re.findall(r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate)\b", told)):
+    for command in set(
+        re.findall(r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate|replay|doctor)\b", told)
+    ):
         assert f" {command} " in help_text
