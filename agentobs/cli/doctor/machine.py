@@ -88,7 +88,7 @@ def disk(name: str, folder: Path, *, journal: bool) -> Finding:
     room = f"{_size(free)} free at {where}"
     if free < FULL_BYTES or (status.f_files and not status.f_favail):
         what = room if free < FULL_BYTES else f"no inode free at {where}"
-        return problem(name, what, "make room: with a full disk nothing is accepted and no model is called")
+        return problem(name, what, "free some: with a full disk nothing is accepted and no model is called")
     if journal and mount and mount.type in _NETWORK:
         return problem(
             name,
@@ -98,7 +98,7 @@ def disk(name: str, folder: Path, *, journal: bool) -> Finding:
     if journal and mount and mount.type in _PASSING:
         return warning(name, f"{room}, {_PASSING[mount.type]}", "put the journal on a disk or volume that stays")
     if free < LOW_BYTES:
-        return warning(name, room, "make room before it is full: then nothing is accepted and no model is called")
+        return warning(name, room, "free some before it is full: then nothing is accepted and no model is called")
     return ok(name, room)
 
 
