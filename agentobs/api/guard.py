@@ -69,7 +69,7 @@ class Guard:
             await refusal(scope, receive, sending)
             return
         if scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server leaves out the body
+            scope = {**scope, "method": "GET", "agentobs.head": True}  # the server leaves out the body
         try:
             await self.app(scope, receiving, sending)
         except Exception as error:  # noqa: BLE001  # the last one to see it: nothing above may print it

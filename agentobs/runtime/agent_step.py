@@ -82,7 +82,7 @@ class AgentStep:
             model=agent.model,
             input=encode(prompt, f"the prompt of agent {agent.name!r}"),
             started_at=self.started.wall,
-            seq=live.seq(),
+            seq=0,  # numbered when it is written: a run's numbers are committed in their order
             workflow=live.run.workflow,
             version=live.execution.version,
             reason=live.execution.reason,
@@ -129,6 +129,7 @@ class AgentStep:
         if not self.unwritten:
             return []
         self.unwritten = False
+        self.step = dataclasses.replace(self.step, seq=self.live.seq())
         return [Change(OPENED, self.step)]
 
     def ending(self, reply: Reply, texts: list[str]) -> Change:
@@ -180,10 +181,11 @@ class _Turn:
         async with live.shared.calls:
             begun = clock.now()
             self.started = self.started or begun
+            opening = owner.opening()  # before the attempt: its number is the lower one
             attempt = self._start(begun)
             self.waiting = None
             try:
-                await live.committed(*owner.opening(), Change(OPENED, attempt))
+                await live.committed(*opening, Change(OPENED, attempt))
             except asyncio.CancelledError:
                 await self._cut_off(attempt, begun, _never_sent())
                 raise
