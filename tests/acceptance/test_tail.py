@@ -145,13 +145,17 @@ def test_a_waterfall_that_grows_on_a_terminal(here: World) -> None:
     assert "succeeded" in last
 
 
-def test_a_stop_of_the_service_does_not_wait_for_those_who_follow(here: World) -> None:
-    here.simulator.faults({"fault": "hang"})
+def test_a_stop_of_the_service_does_not_wait_for_those_who_follow(tmp_path: Path) -> None:
+    with world(tmp_path, faults=[{"fault": "hang"}], AGENTOBS_DRAIN_TIMEOUT_S="1") as here:
+        _stop_while_followed(here)
+
+
+def _stop_while_followed(here: World) -> None:
     run_id = here.service.submit("article", {"goal": "Tea"})["id"]
     tails = [Tail(here, run_id, "--json") for _ in range(2)]
     until(lambda: all(tail.events for tail in tails), "both tails to follow")
     here.service.stop()
-    assert "cut off" not in here.service.tail(200)
+    assert "graceful shutdown exceeded" not in here.service.tail(200)  # what the server says when it cuts off
     assert here.service.events("service.stopped")
     for tail in tails:
         tail.process.kill()
