@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
+from agentobs.api.live import Hub
 from agentobs.errors import AgentobsError, InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
 from agentobs.journal.sqlite import SqliteJournal, open_journal
@@ -61,6 +62,8 @@ class Service:
         self._registry = registry
         self._runs = runs
         self.stopping = False
+        self.live = Hub(journal)
+        journal.subscribe(self.live.observe)
 
     @property
     def reader(self) -> Reader:
@@ -96,6 +99,7 @@ class Service:
         """A stop was asked for: no run is claimed any more, and `readyz` says so."""
         self.stopping = True
         self._engine.stop_claiming()
+        self.live.stop()
 
     def readiness(self) -> Sequence[str]:
         """Why nothing can be accepted or run now; empty when it can."""

@@ -15,7 +15,7 @@ def with_problems(document: dict[str, Any]) -> dict[str, Any]:
         for operation in operations.values():
             for status, response in operation["responses"].items():
                 content = response.get("content", {})
-                if status >= "400" and _is_problem(content.get("application/json", {})):
+                if status >= "400" and any(map(_is_problem, content.values())):  # a stream's too
                     response["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
                     response["description"] = KINDS[int(status)][1]
     # A key is asked for only where the service was given one.

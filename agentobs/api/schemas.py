@@ -196,6 +196,15 @@ class AttemptView(BaseModel):
     cost_usd: Dollars
 
 
+class AttemptEvent(AttemptView):
+    """An attempt in the stream of a run's events."""
+
+    step: int = Field(description="Number of its step.")
+    execution: int
+    agent: str
+    started_at: datetime
+
+
 class StepView(BaseModel):
     """One row; a step cut off in one execution and run again in the next stands twice."""
 

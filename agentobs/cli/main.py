@@ -73,7 +73,7 @@ app = _app(
     "Begin with 'agentobs demo'."
 )
 runs_app = _app("The runs of a service, or of the journal file where no service answers.")
-app.add_typer(runs_app, name="runs", short_help="List, show, cancel and resume runs.")
+app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Server: TypeAlias = Annotated[
@@ -230,6 +230,18 @@ def show_run(
         _wait(showing.show_logs(_settings(), server, run_id, as_json=as_json))
     else:
         _wait(showing.show_run(_settings(), server, run_id, as_json=as_json))
+
+
+@runs_app.command("tail", short_help="Follow a run to its end.")
+def tail_run(
+    run_id: RunId,
+    server: Server = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
+) -> None:
+    """Follow a run to its end: its waterfall as it grows, or lines where that is not a terminal."""
+    from agentobs.cli.tailing import tail  # noqa: PLC0415
+
+    raise typer.Exit(_wait(tail(_settings(), server, run_id, as_json=as_json)))
 
 
 @runs_app.command("cancel", short_help="Stop a run and its spending.")
