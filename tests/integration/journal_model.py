@@ -42,7 +42,7 @@ class Refused(Exception):
     """The model's word for an error of the journal; its text names the error."""
 
 
-BIG = 3 * 10**18  # three of them are beyond 64 bits
+BIG = 36 * 10**17  # three of them are beyond 64 bits
 
 
 def deltas(change: Change) -> list[tuple[str, tuple[str, ...], int]]:
@@ -80,6 +80,16 @@ class JournalModel:
     outbox: dict[int, tuple[SpanRef, ...]] = field(default_factory=dict)
     last_owed: int = 0
     units: list[Unit] = field(default_factory=list)  # as published, since this owner began
+
+    def copied(self) -> JournalModel:
+        """As it is now; what stands in it never changes."""
+        return JournalModel(
+            {kind: dict(table) for kind, table in self.rows.items()},
+            Counter(self.totals),
+            dict(self.outbox),
+            self.last_owed,
+            list(self.units),
+        )
 
     # ---- reading ----
 

@@ -6,7 +6,6 @@ A longer search: `AGENTOBS_FUZZ=2000 make test ARGS=tests/integration/test_journ
 from __future__ import annotations
 
 import asyncio
-import copy
 import dataclasses
 import os
 import shutil
@@ -56,8 +55,8 @@ from tests.integration.journal_model import JournalModel, Refused, deltas, ident
 EXAMPLES = int(os.environ.get("AGENTOBS_FUZZ", "0"))
 MAX_RECOVERIES = 2
 WORKFLOWS = ("article", "debate")
-KEYS = (":a:1", ":b:1", "left:a:1")
-STATUSES = st.sampled_from([SUCCEEDED, SUCCEEDED, FAILED, CANCELLED])
+KEYS = (":a:1", "left:a:1")
+STATUSES = st.sampled_from([SUCCEEDED, SUCCEEDED, SUCCEEDED, FAILED, CANCELLED])
 TEXT = st.sampled_from(['"x"', '"\\u0000\\ud800"', "null"])
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # thousands of commits, each synced
 NOBODY = "01930000-0000-7abc-8def-0123456789ab"
@@ -170,7 +169,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def _commit(self, owned: Owned, changes: Sequence[Change], *, wait: bool) -> None:
         """Put a unit; its answer is looked at now, or later with others of its batch."""
-        before, refused = copy.deepcopy(self.model), None
+        before, refused = self.model.copied(), None
         try:
             self.model.commit(owned.fence.run_id, owned.fence.epoch, self.journal.owner, changes)
         except Refused as error:
@@ -194,6 +193,7 @@ class JournalMachine(RuleBasedStateMachine):
         assert not self.unpublished
         units = self.model.units
         published = [one for one in self.published if one.changes]
+        assert all(one.deltas[0][0] == "sent" for one in self.published if not one.changes)
         assert len(published) == len(units)
         for one, unit in zip(published[self.checked :], units[self.checked :], strict=True):
             assert [bare(c) for c in one.changes] == [bare(c) for c in unit.changes]
@@ -288,7 +288,11 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def resume(self, data: st.DataObject) -> None:
-        run_id, now = self._pick(data, [*self.model.runs, NOBODY]), self._tick()
+        ended = [run.id for run in self.model.runs.values() if run.ended_at is not None]
+        run_id, now = (
+            self._pick(data, (ended if data.draw(st.booleans()) else []) or [*self.model.runs, NOBODY]),
+            self._tick(),
+        )
         given, _ = self._asked(lambda: self.journal.request_resume(run_id), lambda: self.model.resume(run_id))
         if given is not None:
             self.requeued_at.append(now)
@@ -300,6 +304,7 @@ class JournalMachine(RuleBasedStateMachine):
     def claim(self, data: st.DataObject) -> None:
         invited = self.model.claimable(WORKFLOWS, 100, "", self.journal.owner)
         self._claim(self._pick(data, invited or [*self.model.runs, NOBODY]))
+        self._work(data, data.draw(st.integers(0, 3)))
 
     @rule(data=st.data())
     def claim_uninvited(self, data: st.DataObject) -> None:
@@ -389,7 +394,10 @@ class JournalMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.owned)
     @rule(data=st.data(), some=st.integers(1, 6))
     def work(self, data: st.DataObject, some: int) -> None:
-        for _ in range(some):
+        self._work(data, some)
+
+    def _work(self, data: st.DataObject, some: int) -> None:
+        for _ in range(some if self.owned else 0):
             owned, wait = self.owned[self._pick(data, self.owned)], data.draw(st.booleans())
             what = data.draw(st.sampled_from([self.go_on] * 4 + [self.open_step] * 2 + [self.note_attempt, self.note]))
             what(data, owned, wait)
@@ -455,7 +463,7 @@ class JournalMachine(RuleBasedStateMachine):
         attempts = [one for step in self._steps(owned, is_open=True) for one in self._attempts(step)]
         if not attempts:
             return
-        attempt = self._pick(data, attempts)
+        attempt = self._pick(data, [one for one in attempts if one.ended_at is None] or attempts)
         began = replace(attempt, first_chunk_at=self._tick(), request_id="r", usage=PARTIAL, input_uncached=3, output=0)
         self._commit(owned, [Change(NOTED, began)], wait=wait)
 
@@ -511,8 +519,9 @@ class JournalMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule(data=st.data(), what=st.sampled_from(["step", "note", "end"]), wait=st.booleans())
     def write_late(self, data: st.DataObject, what: str, wait: bool) -> None:
-        """Of an owner that was taken over, has ended or was drained."""
-        owned = replace(data.draw(st.sampled_from(self.stale)))
+        """Of an owner that was taken over, has ended or was drained; the run may be ours again at another epoch."""
+        again = [one for one in self.stale if one.fence.run_id in self.owned]
+        owned = replace(data.draw(st.sampled_from(again or self.stale)))
         if what == "step":
             changes = [Change(OPENED, replace(self._new_step(owned, ":z:1", FUNCTION), number=1000))]
         elif what == "note":
@@ -538,6 +547,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(data=st.data(), blamed=st.booleans())
     def crash(self, data: st.DataObject, blamed: bool) -> None:
         """The process dies with units in hand: each was committed or was not, in order. Another takes the file over."""
+        self._work(data, data.draw(st.integers(0, 5)))
         if blamed and self.owned:
             self._settle()
             guilty = self._pick(data, self.owned)
@@ -694,7 +704,7 @@ def bare(change: Change) -> Change:
 
 
 JournalMachine.TestCase.settings = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 60,
     stateful_step_count=50,
     derandomize=not EXAMPLES,
     deadline=None,
