@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ KEYS = (":a:1", "left:a:1")
 STATUSES = st.sampled_from([SUCCEEDED, SUCCEEDED, SUCCEEDED, FAILED, CANCELLED])
 TEXT = st.sampled_from(['"x"', '"\\u0000\\ud800"', "null"])
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # thousands of commits, each synced
+WORK = ("go_on",) * 6 + ("open_step",) * 2 + ("note_attempt",) * 2 + ("note", "end")
 NOBODY = "01930000-0000-7abc-8def-0123456789ab"
 
 
@@ -94,8 +95,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.stale: list[Owned] = []
         self.files = 0
         self.requeued_at = [0]
-        # Units that were put and not yet waited for: the future, what the model says of it, the model before it.
-        self.waiting: list[tuple[asyncio.Future[None], str | None, JournalModel]] = []
+        # Units in hand, not yet given to the journal: who and what, what the model says of it, the model before it.
+        self.waiting: list[tuple[Fence, Sequence[Change], str | None, JournalModel]] = []
         self.unpublished: list[str] = []
         path = self.folder / "0.db"
         if JournalMachine.template is None:
@@ -116,6 +117,12 @@ class JournalMachine(RuleBasedStateMachine):
     def _do(self, work: Awaitable[Any]) -> Any:
         async def waited() -> Any:
             return await work
+
+        return self.loop.run_until_complete(waited())
+
+    def _all(self, work: Iterable[Awaitable[Any]]) -> list[Any]:
+        async def waited() -> list[Any]:
+            return await asyncio.gather(*work)
 
         return self.loop.run_until_complete(waited())
 
@@ -168,23 +175,27 @@ class JournalMachine(RuleBasedStateMachine):
         return given, expected
 
     def _commit(self, owned: Owned, changes: Sequence[Change], *, wait: bool) -> None:
-        """Put a unit; its answer is looked at now, or later with others of its batch."""
+        """A unit, given to the journal now or later with others of its batch."""
         before, refused = self.model.copied(), None
         try:
             self.model.commit(owned.fence.run_id, owned.fence.epoch, self.journal.owner, changes)
         except Refused as error:
             refused = str(error)
-        put = lambda: self.journal.commit(owned.fence, changes)  # noqa: E731
-        self.waiting.append((self._do(_now(put)), refused, before))
+        self.waiting.append((owned.fence, changes, refused, before))
         if wait:
             self._settle()
 
     def _settle(self) -> None:
+        """Give it all that is in hand, at once, and look at the answers."""
         waiting, self.waiting = self.waiting, []
-        for future, refused, _ in waiting:
-            self._do(asyncio.wait([future]))
-            error = future.exception()
-            assert (told(error) if error else None) == refused
+
+        async def put() -> list[BaseException | None]:
+            return await asyncio.gather(
+                *(self.journal.commit(fence, changes) for fence, changes, *_ in waiting), return_exceptions=True
+            )
+
+        answers = self._do(put())
+        assert [told(error) if error else None for error in answers] == [refused for _, _, refused, _ in waiting]
         if waiting:
             self._adopt()
 
@@ -397,10 +408,12 @@ class JournalMachine(RuleBasedStateMachine):
         self._work(data, some)
 
     def _work(self, data: st.DataObject, some: int) -> None:
-        for _ in range(some if self.owned else 0):
+        for _ in range(some):
+            if not self.owned:
+                return
             owned, wait = self.owned[self._pick(data, self.owned)], data.draw(st.booleans())
-            what = data.draw(st.sampled_from([self.go_on] * 4 + [self.open_step] * 2 + [self.note_attempt, self.note]))
-            what(data, owned, wait)
+            what = data.draw(st.sampled_from(WORK))
+            getattr(self, what)(data, owned, wait)
 
     def open_step(self, data: st.DataObject, owned: Owned, wait: bool) -> None:
         key, kind = data.draw(st.sampled_from(KEYS)), data.draw(st.sampled_from([AGENT, AGENT, FUNCTION]))
@@ -410,7 +423,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def go_on(self, data: st.DataObject, owned: Owned, wait: bool) -> None:
         """The next thing that can happen to an open step: an attempt begins or ends, and with it perhaps the step."""
-        then = data.draw(st.sampled_from(["retry", "retry", "turn", "end", "end"]))
+        then = data.draw(st.sampled_from(["retry", "turn", "end", "end", "end"]))
         status, output = data.draw(STATUSES), data.draw(TEXT)
         steps = self._steps(owned, is_open=True)
         if not steps:
@@ -462,6 +475,7 @@ class JournalMachine(RuleBasedStateMachine):
     def note_attempt(self, data: st.DataObject, owned: Owned, wait: bool) -> None:
         attempts = [one for step in self._steps(owned, is_open=True) for one in self._attempts(step)]
         if not attempts:
+            self.open_step(data, owned, wait)
             return
         attempt = self._pick(data, [one for one in attempts if one.ended_at is None] or attempts)
         began = replace(attempt, first_chunk_at=self._tick(), request_id="r", usage=PARTIAL, input_uncached=3, output=0)
@@ -483,11 +497,10 @@ class JournalMachine(RuleBasedStateMachine):
         )
         return Change(CLOSED, found)
 
-    @precondition(lambda self: self.owned)
-    @rule(data=st.data(), status=st.sampled_from([SUCCEEDED, FAILED, CANCELLED, DRAINED]), wait=st.booleans())
-    def end(self, data: st.DataObject, status: str, wait: bool) -> None:
+    def end(self, data: st.DataObject, owned: Owned, wait: bool) -> None:
         """What is outstanding is closed, then the execution and the run; or the run goes back to the queue."""
-        owned = self.owned.pop(self._pick(data, self.owned))
+        status = data.draw(st.sampled_from([SUCCEEDED, FAILED, CANCELLED, DRAINED]))
+        del self.owned[owned.fence.run_id]
         cut_off = INTERRUPTED if status == DRAINED else CANCELLED
         for step in self._steps(owned, is_open=True):
             changes = []
@@ -553,14 +566,13 @@ class JournalMachine(RuleBasedStateMachine):
             guilty = self._pick(data, self.owned)
             assert self.journal.blame(guilty, timeout_s=20)
             self.model.blame(guilty, self.journal.owner)
+        committed = data.draw(st.integers(0, len(self.waiting)), "of the units in hand")
+        self.model = [*(before for *_, before in self.waiting), self.model][committed]
+        del self.waiting[committed:]
+        self._settle()
         left = self._copied()
-        known = [future.done() for future, _, _ in self.waiting]
-        at_crash = [before for _, _, before in self.waiting] + [self.model]
         self._do(self.journal.close())
-        self._do(asyncio.gather(*(future for future, _, _ in self.waiting), return_exceptions=True))
         self.beside.close()
-        self.model = self._survivor(left, at_crash, sum(known))
-        self.waiting = []
         self._reopen(left)
 
     def _copied(self) -> Path:
@@ -572,15 +584,6 @@ class JournalMachine(RuleBasedStateMachine):
         source.close()
         target.close()
         return left
-
-    def _survivor(self, left: Path, candidates: list[JournalModel], acknowledged: int) -> JournalModel:
-        db = sqlite3.connect(left)
-        counts = [db.execute(f"SELECT count(*), count({c}) FROM {t}").fetchone() for t, c in COUNTED]
-        db.close()
-        for one in candidates[acknowledged:]:
-            if [counted(one, kind) for kind in (Execution, Step, Attempt, Note, Run)] == counts:
-                return one  # rows are compared whole afterwards
-        raise AssertionError(f"what is left is not what was committed before any unit in hand: {counts}")
 
     @precondition(lambda self: not self.waiting)
     @rule()
@@ -623,8 +626,7 @@ class JournalMachine(RuleBasedStateMachine):
         if self.waiting:
             return
         self.model.check()
-        for run_id in self.model.runs:
-            detail = self._do(self.journal.detail(run_id))
+        for run_id, detail in zip(self.model.runs, self._all(map(self.journal.detail, self.model.runs)), strict=True):
             assert detail.run == self.model.runs[run_id]
             for kind, rows in (
                 (Execution, detail.executions),
@@ -638,23 +640,28 @@ class JournalMachine(RuleBasedStateMachine):
     def sums_and_queues_are_those_of_the_model(self) -> None:
         if self.waiting:
             return
-        totals = self._do(self.journal.totals("w"))
-        assert {key: value for key, value in totals.items() if value} == {
-            k: v for k, v in self.model.totals.items() if v
-        }
-        for workflows, limit, after in ((WORKFLOWS, 100, ""), (WORKFLOWS[:1], 2, ""), (WORKFLOWS, 3, self._middle())):
-            expected = self.model.claimable(workflows, limit, after, self.journal.owner)
-            assert list(self._do(self.journal.claimable(workflows, limit, after))) == expected
-        queue = self._do(self.journal.queue())
-        assert {one.workflow: (one.queued, one.oldest_created_at) for one in queue} == self.model.queue()
-        for query in (
+        sweeps = ((WORKFLOWS, 100, ""), (WORKFLOWS[:1], 2, ""), (WORKFLOWS, 3, self._middle()))
+        queries = (
             RunQuery(),
             RunQuery(status=QUEUED, limit=2),
             RunQuery(workflow="debate", before=self._middle() or None),
             RunQuery(error_type="parked"),
             RunQuery(tag=("a", "b")),
-        ):
-            assert [one.run.id for one in self._do(self.journal.details(query))] == self.model.listed(query)
+        )
+        totals, queue, *found = self._all(
+            [
+                self.journal.totals("w"),
+                self.journal.queue(),
+                *(self.journal.claimable(*sweep) for sweep in sweeps),
+                *(self.journal.details(query) for query in queries),
+            ]
+        )
+        assert {key: n for key, n in totals.items() if n} == {key: n for key, n in self.model.totals.items() if n}
+        assert {one.workflow: (one.queued, one.oldest_created_at) for one in queue} == self.model.queue()
+        for sweep, ids in zip(sweeps, found[: len(sweeps)], strict=True):
+            assert ids == self.model.claimable(*sweep, self.journal.owner)
+        for query, details in zip(queries, found[len(sweeps) :], strict=True):
+            assert [one.run.id for one in details] == self.model.listed(query)
 
     def _middle(self) -> str:
         ids = sorted(self.model.runs)
@@ -664,9 +671,8 @@ class JournalMachine(RuleBasedStateMachine):
     def the_outbox_holds_what_is_owed(self) -> None:
         if self.waiting:
             return
-        pending = self._do(self.journal.pending_spans(0, 10_000))
+        pending, (count, _) = self._all([self.journal.pending_spans(0, 10_000), self.journal.pending_span_stats()])
         assert {owed.id: owed.spans for owed, _ in pending} == self.model.outbox
-        count, _ = self._do(self.journal.pending_span_stats())
         assert count == sum(map(len, self.model.outbox.values()))
         for owed, changes in pending:
             kinds = [(ref.kind, ref.number, ref.turn, ref.attempt) for ref in owed.spans]
@@ -676,27 +682,6 @@ class JournalMachine(RuleBasedStateMachine):
                 assert found.first_ended_at if isinstance(found, Run) else found.ended_at
 
 
-COUNTED = (
-    ("executions", "ended_at"),
-    ("steps", "ended_at"),
-    ("attempts", "coalesce(ended_at, first_chunk_at)"),
-    ("notes", "at"),
-    ("runs", "ended_at"),
-)
-
-
-def counted(model: JournalModel, kind: type) -> tuple[int, int]:
-    rows = model.rows[kind].values()
-    if kind is Attempt:
-        return len(rows), sum(bool(one.ended_at or one.first_chunk_at) for one in rows)
-    return len(rows), sum(bool(getattr(one, "at", None) or getattr(one, "ended_at", None)) for one in rows)
-
-
-async def _now(put: Callable[[], Any]) -> Any:
-    """Call on the loop and hand the future back without waiting for it."""
-    return put()
-
-
 def bare(change: Change) -> Change:
     """Without what the journal numbers and words itself."""
     names = {"seq", "end_seq", "error_message"} & {one.name for one in dataclasses.fields(change.record)}
@@ -704,7 +689,7 @@ def bare(change: Change) -> Change:
 
 
 JournalMachine.TestCase.settings = settings(
-    max_examples=EXAMPLES or 60,
+    max_examples=EXAMPLES or 50,
     stateful_step_count=50,
     derandomize=not EXAMPLES,
     deadline=None,

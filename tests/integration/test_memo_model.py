@@ -17,7 +17,7 @@ import os
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -98,7 +98,7 @@ class World:
 
 @dataclass(frozen=True)
 class Life:
-    """One process: the seed of its timings, and after how many committed units it crashes."""
+    """One process: the seed of its timings, and after how many moments it crashes."""
 
     seed: int
     crash_at: int | None
@@ -109,7 +109,7 @@ CONTENTS = [
     *(("function", "compute", argument) for argument in "xy"),
 ]
 some = st.frozensets(st.sampled_from(CONTENTS), max_size=2)
-lives = st.lists(st.builds(Life, st.integers(0, 99), st.integers(1, 24)), max_size=3)
+lives = st.lists(st.builds(Life, st.integers(0, 99), st.integers(1, 40)), max_size=3)
 
 
 # ---- one execution, seen from inside the workflow ----
@@ -141,7 +141,7 @@ class History:
     executions: list[Recorder] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)  # of processes that are gone
     chance: random.Random = field(default_factory=random.Random)
-    computed: Counter[str] = field(default_factory=Counter)
+    moment: Callable[[], None] = lambda: None
 
     def fails(self, content: Content) -> bool:
         return content in self.world.broken and not self.mended
@@ -151,6 +151,7 @@ class History:
             await asyncio.sleep(0)
 
     async def answer(self, call: Call, n: int) -> Reply:
+        self.moment()
         await self.pause()
         content = ("agent", call.agent, call.prompt)
         text = f"{call.agent} on {call.prompt}, answer {next(self.serial)}"
@@ -208,6 +209,7 @@ async def ask(run: RunContext, content: Content, work: Any, caught: bool, at: st
             _saw(recorder, key, at, result)
             raise
     _saw(recorder, key, at, result)
+    here.moment()
     return list(result)
 
 
@@ -278,19 +280,24 @@ def _registry(here: History, program: tuple[Any, ...]) -> Registry:
     return registry
 
 
-def _crash_at(kit: Kit, units: int | None, left: Path, here: History) -> asyncio.Future[Any]:
-    """After so many published units: what is committed at that moment, and what the workflow and the model knew."""
+def _crash_at(kit: Kit, moments: int | None, left: Path, here: History) -> asyncio.Future[Any]:
+    """After so many moments: what is committed then, and what the workflow and the model knew.
+
+    A moment is a published unit, a request that the model gets, or a result that the workflow gets.
+    """
     crashed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    counted, before = itertools.count(1), len(here.executions)
 
-    def observe(_: object) -> None:
-        if units is not None and len(kit.published) >= units and not crashed.done() and len(here.executions) > before:
-            kit.crash_copy(left)
-            executions = copy.deepcopy(here.executions)
-            executions[-1].crashed = True
-            crashed.set_result((executions, list(kit.model.calls)))
+    def moment() -> None:
+        if moments is None or next(counted) < moments or crashed.done() or len(here.executions) == before:
+            return
+        kit.crash_copy(left)
+        executions = copy.deepcopy(here.executions)
+        executions[-1].crashed = True
+        crashed.set_result((executions, list(kit.model.calls)))
 
-    before = len(here.executions)
-    kit.journal.subscribe(observe)
+    here.moment = moment
+    kit.journal.subscribe(lambda _: moment())
     return crashed
 
 
@@ -426,7 +433,7 @@ def check_books(here: History, detail: RunDetail) -> None:
 
 
 @settings(
-    max_examples=EXAMPLES or 60,
+    max_examples=EXAMPLES or 100,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
