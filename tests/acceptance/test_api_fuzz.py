@@ -84,7 +84,7 @@ def _unlink(found: dict[str, Any], operation_id: str) -> None:
                 response.get("links", {}).pop(operation_id, None)
 
 
-@pytest.mark.timeout(60 + 10 * EXAMPLES)
+@pytest.mark.timeout(300 + 10 * EXAMPLES)
 def test_every_answer_is_as_the_document_says(here: World, tmp_path: Path) -> None:
     described = tmp_path / "openapi.json"
     described.write_text(json.dumps(narrowed(document(here))))

@@ -499,7 +499,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def end(self, data: st.DataObject, owned: Owned, wait: bool) -> None:
         """What is outstanding is closed, then the execution and the run; or the run goes back to the queue."""
-        status = data.draw(st.sampled_from([SUCCEEDED, FAILED, CANCELLED, DRAINED]))
+        status = data.draw(st.sampled_from([SUCCEEDED, SUCCEEDED, FAILED, FAILED, CANCELLED, DRAINED]))
         del self.owned[owned.fence.run_id]
         cut_off = INTERRUPTED if status == DRAINED else CANCELLED
         for step in self._steps(owned, is_open=True):
@@ -696,4 +696,4 @@ JournalMachine.TestCase.settings = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-TestJournal = pytest.mark.timeout(120 + EXAMPLES)(JournalMachine.TestCase)
+TestJournal = pytest.mark.timeout(300 + 2 * EXAMPLES)(JournalMachine.TestCase)

@@ -440,7 +440,7 @@ def check_books(here: History, detail: RunDetail) -> None:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
-@pytest.mark.timeout(180 + 2 * EXAMPLES)
+@pytest.mark.timeout(300 + 2 * EXAMPLES)
 def test_what_is_finished_is_seen_again_and_never_paid_again(data: st.DataObject) -> None:
     strict = data.draw(st.booleans(), "strict")
     named = st.just(True) if strict else st.booleans()
