@@ -308,6 +308,9 @@ class JournalMachine(RuleBasedStateMachine):
         if given is not None:
             self.requeued_at.append(now)
             assert given == self.model.runs[run_id]
+            if data.draw(st.booleans()):
+                self._claim(run_id)
+                self.end(data, self.owned[run_id], wait=True)
 
     # ---- owning ----
 
