@@ -25,7 +25,7 @@ from agentobs.api.problems import problem, unexpected
 # Room for what stands around a run's input in a body: the workflow's name and twenty tags, escaped.
 ENVELOPE_BYTES: Final = 64 * 1024
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OPEN: Final = frozenset({"/healthz", "/readyz"})  # asked by probes that hold no key
+OPEN: Final = frozenset({"/healthz", "/readyz"})  # asked by probes that hold no key
 
 logger = logging.getLogger("agentobs.api")
 
@@ -82,7 +82,7 @@ class Guard:
 
     async def _failed(self, error: BaseException, scope: Scope, receive: Receive, send: Send, *, started: bool) -> None:
         # Its message and traceback stay out of the log: they can hold what users and models wrote.
-        logger.error("request failed: %s at %s", type(error).__name__, _place(error))
+        logger.error("request.failed", extra={"error_class": type(error).__name__, "place": _place(error)})
         if started:
             raise ConnectionAbortedError("the answer broke off after an unexpected error") from None
         await unexpected()(scope, receive, send)
@@ -100,7 +100,7 @@ class Guard:
         if scope["method"] not in _SAFE and not _is_same_origin(headers, hosts[0]):
             detail = "the request comes from a page of another origin; expected the same origin or no Origin header"
             return problem(403, detail)
-        if self.key_digest is not None and scope["path"] not in _OPEN:
+        if self.key_digest is not None and scope["path"] not in OPEN:
             return self._unauthorized(headers.getlist("authorization"))
         return None
 

@@ -193,7 +193,12 @@ def _add_operations(api: APIRouter, service: ServicePort) -> None:
             return Json({"status": "not ready", "reasons": reasons}, 503)
         return Json({"status": "ready"})
 
-    @api.get("/metrics", response_class=Response, tags=["operation"])
+    @api.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+        tags=["operation"],
+    )
     async def metrics(request: Request) -> Response:
         """Prometheus text or OpenMetrics, as Accept asks."""
         body, content_type = service.render_metrics(request.headers.get("accept", ""))

@@ -27,6 +27,7 @@ from agentobs.encoding import encode
 from agentobs.errors import Conflict, InvalidInput, JournalUnavailable, NotFound, QueueFull
 from agentobs.journal.protocol import Events, RunDetail, RunQuery, Submitted
 from agentobs.records import CANCELLED, NS, TERMINAL, Run, Step, new_run_id
+from agentobs.telemetry import names
 from agentobs.workflows import Registry, declare
 
 ROOT = Path(__file__).parents[2]
@@ -533,7 +534,10 @@ async def test_an_unexpected_exception_shows_its_text_to_nobody(api, service, ca
     with caplog.at_level(logging.DEBUG):
         problem(await api.get(f"/v1/runs/{new_run_id(1, bytes(10))}"), 500, "internal")
     assert SECRET not in caplog.text
-    assert re.search(r"request failed: RuntimeError at \S*test_api:\d+", caplog.text)
+    (line,) = [one for one in caplog.records if one.msg == "request.failed"]
+    assert line.msg in names.EVENTS  # which are logged with their fields; of other messages only the text is
+    assert line.error_class == "RuntimeError"
+    assert re.fullmatch(r"\S*test_api:\d+", line.place)
 
 
 async def test_answers_are_not_cached_and_not_sniffed(api):
