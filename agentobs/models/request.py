@@ -28,11 +28,12 @@ class Dialect:
     body_model: bool = True
     body_stream: bool = True
     version: str | None = None
+    safe: str = ":;"  # characters of a model's id that stand in the path as they are
 
     def path(self, agent: Agent) -> str:
         """The path of this agent's requests, below the base URL."""
         template = self.streamed if agent.streams else self.plain
-        return template.replace("{model}", _segment(agent.model))
+        return template.replace("{model}", quote(agent.model, safe=self.safe))
 
 
 MESSAGES: Final = Dialect()  # the Messages API itself, and Foundry
@@ -48,8 +49,11 @@ BEDROCK: Final = Dialect(
 
 def vertex(project: str, region: str) -> Dialect:
     """The methods of a publisher's model in one project and location."""
-    models = f"/projects/{_segment(project)}/locations/{_segment(region)}/publishers/anthropic/models"
+    safe = "!$&'()*+,=:@"
+    place = f"/projects/{quote(project, safe=safe)}/locations/{quote(region, safe=safe)}"
+    models = f"{place}/publishers/anthropic/models"
     return Dialect(
+        safe=safe,
         plain=f"{models}/{{model}}:rawPredict",
         streamed=f"{models}/{{model}}:streamRawPredict",
         body_model=False,
@@ -106,8 +110,3 @@ def address(base_url: str, path: str = PATH) -> str:
         raise UsageError("the model provider's base URL cannot be used: expected http(s)://host[:port][/path]")
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}{path}"
-
-
-def _segment(value: str) -> str:
-    """One segment of a path; what could end it early is escaped."""
-    return quote(value, safe=":@")
