@@ -34,3 +34,8 @@ async def everywhere(run: RunContext, input: dict[str, Any]) -> dict[str, int]:
     """The same question to every provider at once."""
     texts = await asyncio.gather(*(run.call(agent, f"Say something of {input['topic']}.") for agent in AGENTS))
     return {agent.name: len(text) for agent, text in zip(AGENTS, texts, strict=True)}
+
+
+@workflow(agents=[agent for agent in AGENTS if agent.provider == "vertex"])
+async def only_vertex(run: RunContext, input: dict[str, Any]) -> str:
+    return await run.call(AGENTS[list(MODELS).index("vertex") * 2], "Say something.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from tests.acceptance.flows_platforms import AGENTS, MODELS
-from tests.acceptance.harness import until, world
+from tests.acceptance.harness import environment, until, world
 from tests.google_token import TokenServer
 
 SPOKEN = {
@@ -99,3 +101,18 @@ def test_a_platform_that_is_not_set_up_is_told_once_and_fails_its_own_agents_onl
 
 def _told(here: Any) -> list[str]:
     return [line["reason"] for line in here.service.events("service.warning") if "provider '" in line.get("reason", "")]
+
+
+def test_a_run_on_the_command_line_says_what_its_platform_lacks(tmp_path: Path):
+    environ = environment(tmp_path, simulator="http://127.0.0.1:9", sink=None, NO_GCE_CHECK="true", **PLATFORMS)
+    environ = {name: value for name, value in environ.items() if not name.startswith("CLOUD_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "agentobs", "run", "only_vertex", "--input", "{}"],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "provider 'vertex' cannot be used" in done.stderr and "set CLOUD_ML_REGION" in done.stderr
