@@ -18,10 +18,11 @@ from typing import Any, Final, TypeVar
 import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
 from agentobs.api.live import Hub
-from agentobs.errors import AgentobsError, InvalidSettings
+from agentobs.errors import InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
+from agentobs.models.providers import models_for, warm_up
 from agentobs.records import Run
 from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
@@ -149,13 +150,14 @@ async def open_service(
         stack.push_async_callback(shown.refreshing(asyncio.create_task(shown.refresh())))
         if export is not None:
             await _start_export(stack, journal, export, settings.resource, shown)
-        model = AnthropicModel(
+        models = models_for(
             api_key=_secret(settings),
             base_url=settings.anthropic_base_url,
             max_connections=settings.max_calls_in_flight,
         )
-        stack.push_async_callback(model.close)
-        engine = _engine(settings, journal, model, registry)
+        for model in models.values():
+            stack.push_async_callback(model.close)
+        engine = _engine(settings, journal, models, registry)
         watchdog = Watchdog(
             settings.loop_stall_s,
             observe_lag=metrics.loop_lag,
@@ -166,7 +168,7 @@ async def open_service(
         watchdog.start()
         service = Service(journal, engine, metrics, registry, runs=run)
         if run:
-            warming = asyncio.create_task(_warm_up(model))
+            warming = asyncio.create_task(_warm_up(models, registry))
             stack.push_async_callback(_cancelled, warming)
             engine.start()
         _started(settings, run=run)
@@ -179,10 +181,12 @@ async def open_service(
             logs.emit(names.SERVICE_STOPPED)
 
 
-def _engine(settings: Settings, journal: SqliteJournal, model: AnthropicModel, registry: Registry) -> Engine:
+def _engine(
+    settings: Settings, journal: SqliteJournal, models: Mapping[str, AnthropicModel], registry: Registry
+) -> Engine:
     shared = Surroundings(
         journal=journal,
-        models={"anthropic": model},
+        models=dict(models),
         clock=SystemClock(),
         calls=asyncio.Semaphore(settings.max_calls_in_flight),
         step_context=step_context,
@@ -367,11 +371,9 @@ def _blame(journal: SqliteJournal, run_id: str | None) -> None:
         journal.blame(run_id, timeout_s=BLAME_S)
 
 
-async def _warm_up(model: AnthropicModel) -> None:
-    try:
-        await model.warm_up()
-    except AgentobsError as error:
-        logs.emit(names.SERVICE_WARNING, "warning", reason=str(error))
+async def _warm_up(models: Mapping[str, AnthropicModel], registry: Registry) -> None:
+    async for warning in warm_up(models, registry.values()):
+        logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

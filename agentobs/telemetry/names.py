@@ -67,6 +67,10 @@ COST_USD: Final = "agentobs.cost_usd"  # a double; round(value * 1e12) is the jo
 
 TOKEN_KINDS: Final = ("input_uncached", "output", "cache_read", "cache_write")
 
+# Providers by the conventions' word; others are given as they are. On Foundry Anthropic serves the models itself, and
+# the conventions' names for Azure are those of other APIs: the SDK's own spans say anthropic too.
+PROVIDER_NAMES: Final = {"bedrock": "aws.bedrock", "vertex": "gcp.vertex_ai", "foundry": "anthropic"}
+
 # Stop reasons of the Messages API by the conventions' word; others are given as they are.
 FINISH: Final = {
     "end_turn": "stop",

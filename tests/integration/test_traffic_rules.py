@@ -145,8 +145,8 @@ RULES = [
     rule(
         "the model that answered sets the price",
         CLIENT,
-        "pricing.price(bill, progress.response_model or agent.model, ",
-        "pricing.price(bill, agent.model, ",
+        "wire.price(bill, agent, progress.response_model)",
+        "wire.price(bill, agent, None)",
         "text-other-model-answered",
     ),
     rule(
@@ -181,9 +181,9 @@ RULES = [
     rule(
         "a plain success means nothing by retry-after",
         CLIENT,
-        "return _settle(json.loads(await response.aread()), agent, progress, EXACT)",
+        "return _settle(json.loads(await response.aread()), agent, progress, EXACT, wire)",
         "import dataclasses\n"
-        "        reply = _settle(json.loads(await response.aread()), agent, progress, EXACT)\n"
+        "        reply = _settle(json.loads(await response.aread()), agent, progress, EXACT, wire)\n"
         "        hints = classify.retry_hints(headers, self._clock())\n"
         "        return dataclasses.replace(reply, should_retry=hints[0], retry_after_s=hints[1])",
         "text-retry-after-on-success",
