@@ -184,7 +184,7 @@ RULES = [
         "return _settle(json.loads(await response.aread()), agent, progress, EXACT, wire)",
         "import dataclasses\n"
         "        reply = _settle(json.loads(await response.aread()), agent, progress, EXACT, wire)\n"
-        "        hints = classify.retry_hints(headers, self._clock())\n"
+        "        hints = classify.retry_hints(told, self._clock())\n"
         "        return dataclasses.replace(reply, should_retry=hints[0], retry_after_s=hints[1])",
         "text-retry-after-on-success",
     ),
