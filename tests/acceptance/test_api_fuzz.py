@@ -69,9 +69,9 @@ def narrowed(found: dict[str, Any]) -> dict[str, Any]:
             if any(STREAM in response.get("content", {}) for response in operation["responses"].values()):
                 del operations[method]
                 _unlink(found, operation["operationId"])
-            for parameter in operation.get("parameters", ()):
-                if parameter["name"].lower() == "prefer":  # a fuzzer would wait for long
-                    parameter["schema"] = {"type": "string", "enum": ["wait=0", "respond-async"]}
+            # Whatever is preferred is taken (RFC 7240, 2), and a fuzzer would wait for long.
+            known = operation.get("parameters", [])
+            operation["parameters"] = [one for one in known if one["name"].lower() != "prefer"]
         if not operations:
             del found["paths"][path]
     return found
