@@ -306,6 +306,7 @@ class JournalModel:
             raise Refused("NotFound")
         if run.status not in {FAILED, CANCELLED}:
             raise Refused("Conflict")
+        self._keep_end(run)
         self.rows[Run][run_id,] = replace(
             run,
             status=QUEUED,
@@ -320,6 +321,32 @@ class JournalModel:
             cancel_requested_at=None,
             recoveries=0,
         )
+
+    def _keep_end(self, run: Run) -> None:
+        """An end that a resume takes off the run's row stays as a note, in its place in the run's sequence."""
+        assert run.end_seq is not None and run.ended_at is not None
+        kept = (
+            "status",
+            "started_at",
+            "ended_at",
+            "end_seq",
+            "error_type",
+            "error_message",
+            "error_step",
+            "error_agent",
+        )
+        value = json.dumps({name: getattr(run, name) for name in kept})
+        executions = len(self.of(Execution, run.id))
+        note = Note(
+            run_id=run.id,
+            execution=executions,
+            seq=run.end_seq,
+            kind="ended",
+            value=value,
+            at=run.ended_at,
+            workflow=run.workflow,
+        )
+        self.rows[Note][identity(note)] = note
 
     def blame(self, guilty: str, owner: str) -> None:
         """The process is about to die of one run: the death shall not count for the others."""
