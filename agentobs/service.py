@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, TypeVar
 
-import agentobs.examples.article as _article  # noqa: F401 -- registers the shipped workflows
+import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
 from agentobs.errors import AgentobsError, InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
@@ -323,7 +323,10 @@ def _secret(settings: Settings) -> str | None:
 def _labels(workflow: Workflow) -> WorkflowLabels:
     return WorkflowLabels(
         name=workflow.name,
-        agents=tuple(AgentLabels(name=a.name, model=a.model, provider=a.provider) for a in workflow.agents),
+        agents=tuple(
+            AgentLabels(name=a.name, model=a.model, provider=a.provider, tools=tuple(tool.name for tool in a.functions))
+            for a in workflow.agents
+        ),
         steps=tuple(step.name for step in workflow.steps),
     )
 

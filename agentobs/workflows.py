@@ -10,32 +10,20 @@ import importlib
 import inspect
 import sys
 import traceback
-import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
-from agentobs.agents import Agent, check_name
+from agentobs.agents import Agent
 from agentobs.encoding import encode
 from agentobs.errors import InvalidInput, UnknownWorkflow, UsageError
+from agentobs.functions import FunctionStep, StepFunction, check_name, function_step, hints, origin
 
 DEFAULT_DEADLINE_S: Final = 3600.0
 
 WorkflowFunction: TypeAlias = Callable[..., Awaitable[Any]]
-StepFunction: TypeAlias = Callable[..., Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FunctionStep:
-    """A declared function step. A changed `version` makes recorded results of the older one unusable."""
-
-    name: str
-    function: StepFunction
-    version: str = ""
-    takes_key: bool = False  # has a parameter `idempotency_key`
-    returns: TypeAdapter[Any] | None = None  # decodes the committed JSON to the annotated return type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +66,9 @@ class Registry(Mapping[str, Workflow]):
 
     def add(self, found: Workflow) -> None:
         known = self._workflows.get(found.name)
-        if known is not None and _origin(known.function) != _origin(found.function):
+        if known is not None and origin(known.function) != origin(found.function):
             raise UsageError(
-                f"two workflows are named {found.name!r}: {_origin(known.function)} and {_origin(found.function)}; "
+                f"two workflows are named {found.name!r}: {origin(known.function)} and {origin(found.function)}; "
                 "rename one"
             )
         self._workflows[found.name] = found
@@ -190,7 +178,7 @@ def declare(
     for found in agents:
         if not isinstance(found, Agent):
             raise UsageError(f"workflow {name!r}: agents holds a {type(found).__name__}, expected Agent objects")
-    declared = tuple(_function_step(found) for found in steps)
+    declared = tuple(function_step(found) for found in steps)
     _unique(name, "agents", [found.name for found in agents])
     _unique(name, "steps", [found.name for found in declared])
     return Workflow(
@@ -201,42 +189,8 @@ def declare(
         deadline_s=float(deadline_s),
         strict=strict,
         description=inspect.getdoc(function) or "",
-        adapter=TypeAdapter(_hints(function).get(parameters[1].name, Any)),
+        adapter=TypeAdapter(hints(function).get(parameters[1].name, Any)),
     )
-
-
-def step(*, name: str | None = None, version: str = "") -> Callable[[StepFunction], StepFunction]:
-    """Name or version a function step. Plain functions can be declared as steps without it."""
-
-    def mark(function: StepFunction) -> StepFunction:
-        function.__agentobs_step__ = (name or function.__name__, version)  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
-def _function_step(function: StepFunction) -> FunctionStep:
-    if not callable(function) or not hasattr(function, "__name__"):
-        raise UsageError(f"steps holds a {type(function).__name__}, expected functions")
-    name, version = getattr(function, "__agentobs_step__", (function.__name__, ""))
-    check_name(name, "step")
-    returns = _hints(function).get("return")
-    return FunctionStep(
-        name=name,
-        function=function,
-        version=version,
-        takes_key="idempotency_key" in inspect.signature(function).parameters,
-        returns=None if returns in (None, Any, type(None)) else TypeAdapter(returns),
-    )
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise UsageError(
-            f"the annotations of {_origin(function)} cannot be read ({error}); import what they name at run time"
-        ) from error
 
 
 # How pydantic names a member of a union in an error's location.
@@ -265,7 +219,3 @@ def _unique(workflow_name: str, what: str, names: list[str]) -> None:
     twice = sorted({found for found in names if names.count(found) > 1})
     if twice:
         raise UsageError(f"workflow {workflow_name!r} declares two {what} named {twice[0]!r}; names must differ")
-
-
-def _origin(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

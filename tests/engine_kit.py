@@ -1,72 +1,45 @@
-"""An engine on a real journal with a scripted model, and crashes that are exact: a copy of what was committed.
+"""`agentobs.testing`'s doubles as tests of the runtime use them: scripts of replies, and the engine left running.
 
-Used by tests of the runtime. Nothing here asserts.
+Nothing here asserts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from agentobs.agents import Agent
-from agentobs.journal.protocol import Published, RunDetail
-from agentobs.journal.sqlite import SqliteJournal, open_journal
-from agentobs.models.protocol import Message, Price, Progress, Reply, Schema
-from agentobs.records import NS, TERMINAL, Change, Usage
-from agentobs.runtime.clock import Instant, SystemClock
-from agentobs.runtime.dispatch import LocalDispatcher
-from agentobs.runtime.engine import Engine, Limits
-from agentobs.runtime.live import Surroundings
+from agentobs.journal.protocol import RunDetail
+from agentobs.models.protocol import Price, Reply
+from agentobs.records import NO_USAGE, TERMINAL, Change, Usage
+from agentobs.runtime.clock import SystemClock
+from agentobs.testing import Answer, Call
+from agentobs.testing import ScriptedModel as _ScriptedModel
+from agentobs.testing.stage import QuickClock, Stage, open_stage
 from agentobs.workflows import Registry
 
-
-@dataclass(frozen=True)
-class Call:
-    agent: str
-    prompt: str
-    messages: tuple[Message, ...]
-    reference: str
+__all__ = ["Call", "Kit", "QuickClock", "ScriptedModel", "engine_on", "failed", "ok"]
 
 
-class ScriptedModel:
+class ScriptedModel(_ScriptedModel):
     """Answers as `script(call, n)` says, where n counts the calls of the same prompt from 1."""
 
     def __init__(self, script: Callable[[Call, int], Reply | Awaitable[Reply]] | None = None) -> None:
+        super().__init__(self._by_prompt)
         self.script = script or (lambda call, _: ok(f"<{call.agent}: {call.prompt}>"))
-        self.calls: list[Call] = []
         self.usage: Usage = Usage(input_uncached=10, output=5, state="exact")
 
-    def url(self, agent: Agent) -> str:
-        return "http://model.test/v1/messages"
-
-    async def ready(self) -> None: ...
-
-    async def send(
-        self,
-        agent: Agent,
-        messages: tuple[Message, ...],
-        *,
-        schema: Schema | None = None,
-        reference: str,
-        progress: Progress,
-    ) -> Reply:
-        prompt = messages[-1]["content"]
-        call = Call(agent.name, prompt if isinstance(prompt, str) else repr(prompt), messages, reference)
-        self.calls.append(call)
+    async def _by_prompt(self, call: Call) -> Answer:
         n = sum(1 for one in self.calls if (one.agent, one.prompt) == (call.agent, call.prompt))
         reply = self.script(call, n)
         if not isinstance(reply, Reply):
             reply = await reply
-        if reply.outcome in {"ok", "max_tokens", "refusal"}:
-            progress.usage, progress.http_status = self.usage, 200
-            progress.price = Price(pico=1_000, version="test")
-        return reply
-
-    async def close(self) -> None: ...
+        if reply.outcome not in {"ok", "max_tokens", "refusal"}:
+            return Answer(reply=reply, usage=NO_USAGE, price=Price(pico=None, version=None), http_status=None)
+        return Answer(reply=reply, usage=self.usage, price=Price(pico=1_000, version="test"), http_status=200)
 
 
 def ok(text: str, stop_reason: str = "end_turn") -> Reply:
@@ -77,30 +50,10 @@ def failed(outcome: str, **hints: object) -> Reply:
     return Reply(outcome=outcome, error_class="ScriptedError", **hints)  # type: ignore[arg-type]
 
 
-class QuickClock(SystemClock):
-    """Real time, but sleeps pass at once, and the clock with them."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-        self._skipped = 0
-
-    def now(self) -> Instant:
-        wall, mono = super().now()
-        return Instant(wall + self._skipped, mono + self._skipped)
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self._skipped += int(seconds * NS)
-        await asyncio.sleep(0)
-
-
-@dataclass
-class Kit:
-    engine: Engine
-    journal: SqliteJournal
+@dataclass(frozen=True, kw_only=True)
+class Kit(Stage):
     model: ScriptedModel
     clock: SystemClock
-    published: list[Published] = field(default_factory=list)
 
     @property
     def changes(self) -> list[Change]:
@@ -126,44 +79,12 @@ class Kit:
             while not reached():
                 await asyncio.sleep(0.002)
 
-    def crash_copy(self, target: Path) -> Path:
-        """What a crash at this moment would leave behind: everything committed, nothing else."""
-        source, copy = sqlite3.connect(self.journal.path), sqlite3.connect(target)
-        with source, copy:
-            source.backup(copy)
-        source.close()
-        copy.close()
-        return target
-
 
 @asynccontextmanager
 async def engine_on(
-    path: Path,
-    registry: Registry,
-    model: ScriptedModel,
-    *,
-    clock: SystemClock | None = None,
-    limits: Limits | None = None,
-    calls: int = 1000,
-    start: bool = True,
+    path: Path, registry: Registry, model: ScriptedModel, *, clock: SystemClock | None = None, **more: Any
 ) -> AsyncIterator[Kit]:
+    """`more`: as `open_stage` takes it."""
     clock = clock or QuickClock()
-    journal = await open_journal(path, worker="test", export_requested=True)
-    shared = Surroundings(
-        journal=journal,
-        models={"anthropic": model},
-        clock=clock,
-        calls=asyncio.Semaphore(calls),
-        step_context=lambda _: nullcontext(),
-        max_output_bytes=1_000_000,
-    )
-    engine = Engine(shared, registry, LocalDispatcher(journal), limits=limits or Limits(), worker="test", version="0")
-    kit = Kit(engine, journal, model, clock)
-    journal.subscribe(kit.published.extend)
-    if start:
-        engine.start()
-    try:
-        yield kit
-    finally:
-        await engine.drain(0)
-        await journal.close()
+    async with open_stage(path, registry, model, clock=clock, **{"max_output_bytes": 1_000_000, **more}) as stage:
+        yield Kit(**vars(stage), model=model, clock=clock)

@@ -305,6 +305,20 @@ def migrate() -> None:
         typer.echo(f"{where} brought from schema version {before} to {after}")
 
 
+# ---- a project of one's own ----
+
+
+@app.command("init", short_help="Write a small project of your own.")
+def init_project(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")] = Path(),
+    name: Annotated[str | None, typer.Option(help="The package's name; else the folder's.")] = None,
+) -> None:
+    """Write a small project of your own: a workflow, its tests, a compose override. Nothing is overwritten."""
+    from agentobs.cli.init import init  # noqa: PLC0415
+
+    init(target, name)
+
+
 def _settings() -> Settings:
     from agentobs.settings import Settings  # noqa: PLC0415
 

@@ -97,7 +97,7 @@ async def list_workflows(settings: Settings, server: str | None, *, as_json: boo
 
 
 def _registered(settings: Settings) -> dict[str, Any]:
-    import agentobs.examples.article  # noqa: F401, PLC0415 -- registers itself
+    import agentobs.examples  # noqa: F401, PLC0415 -- registers what ships
     from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
     REGISTRY.load(settings.workflows)

@@ -1,1 +1,5 @@
-"""Workflows that ship with agentobs; the service always registers them."""
+"""Workflows that ship with agentobs. Importing this package registers them all."""
+
+from agentobs.examples import article, release_notes, report, triage
+
+__all__ = ["article", "release_notes", "report", "triage"]

@@ -195,12 +195,21 @@ def _settle(message: object, agent: Agent, progress: Progress, state: str) -> Re
     content, stop_reason = message.get("content"), message.get("stop_reason")
     if state != EXACT or not isinstance(stop_reason, str) or not isinstance(content, list):
         return Reply(outcome="bad_response")
+    if not all(_is_whole(block) for block in content):
+        return Reply(outcome="bad_response")
     return Reply(
         outcome=classify.of_stop_reason(stop_reason),
         text="".join([block["text"] for block in content if block["type"] == "text"]),
         content=tuple(content),
         stop_reason=stop_reason,
     )
+
+
+def _is_whole(block: Mapping[str, Any]) -> bool:
+    """Whether a call of a tool has what it takes to run it."""
+    if block["type"] != "tool_use":
+        return True
+    return isinstance(block.get("id"), str) and isinstance(block.get("name"), str) and "input" in block
 
 
 def _note_message(message: Mapping[str, Any], agent: Agent, progress: Progress, state: str) -> bool:

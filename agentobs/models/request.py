@@ -40,6 +40,8 @@ def encode(agent: Agent, messages: Iterable[Message], schema: Schema | None = No
         config["format"] = {"type": "json_schema", "schema": schema}
     if config:
         body["output_config"] = config
+    if agent.tool_params:
+        body["tools"] = json.loads(agent.tool_params)
     if agent.streams:
         body["stream"] = True
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")

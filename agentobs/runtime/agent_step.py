@@ -1,6 +1,6 @@
 """An agent call: a step of turns, a turn of attempts, each committed before it is acted on.
 
-step ─▶ turn ─▶ attempt: start row committed ─▶ request ─▶ end row committed ─▶ retry, next turn, or the step's end
+step ─▶ turn ─▶ its answer asks for more (tools, a repair, a pause) ─▶ turn ─▶ … ─▶ the step's end
 """
 
 from __future__ import annotations
@@ -8,49 +8,43 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any, Final
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 from agentobs.agents import Agent
 from agentobs.encoding import decode, encode
-from agentobs.errors import JournalError, StaleOwner, StepFailed
-from agentobs.models.protocol import Message, Price, Progress, Reply
-from agentobs.records import (
-    AGENT,
-    CLOSED,
-    FAILED,
-    NOTED,
-    NS,
-    OK,
-    OPENED,
-    SETTLED,
-    SUCCEEDED,
-    UNKNOWN,
-    ZERO_USAGE,
-    Attempt,
-    Change,
-    Step,
-    attempt_span_id,
-)
-from agentobs.runtime.clock import Instant, end
+from agentobs.errors import StepFailed
+from agentobs.models.protocol import Message, Reply
+from agentobs.records import AGENT, CLOSED, FAILED, OK, OPENED, SETTLED, SUCCEEDED, Change, Step
+from agentobs.runtime.clock import end
+from agentobs.runtime.function_step import decoded, run_tool
 from agentobs.runtime.live import CUT_OFF, Live
-from agentobs.runtime.memo import Finished, Retries
-from agentobs.runtime.retry import FINAL, Verdict, verdict
+from agentobs.runtime.memo import Finished
+from agentobs.runtime.output import Output, repair
+from agentobs.runtime.turn import Turn
 
 # Finished failures come with a text that was paid for; it is kept, and handed on in StepFailed.
-_PAID_TEXT: Final = frozenset({"max_tokens", "refusal", "context_window", "output_invalid"})
+_PAID_TEXT: Final = frozenset({"max_tokens", "refusal", "context_window", "output_invalid", "budget_exceeded"})
 _PAUSED: Final = "pause_turn"  # the provider wants to be asked again to go on
 
 
-def replay(found: Finished) -> Any:
+class _Judged(NamedTuple):
+    """What an answer is: the step's value, or why a further turn follows."""
+
+    more: Literal["pause", "tools", "repair"] | None = None
+    stored: str | None = None  # JSON
+    misfit: ValueError | None = None
+
+
+def replay(found: Finished, output: Output | None = None) -> Any:
     """The value, or the failure, that an earlier execution committed for this step."""
     step = found.step
-    value = None if step.output is None else decode(step.output)
     if step.status == FAILED:
-        raise StepFailed(step.error_type or "workflow_error", step.number, step.name, value or "")
-    return value
+        text = "" if step.output is None else decode(step.output)
+        raise StepFailed(step.error_type or "workflow_error", step.number, step.name, text)
+    if step.output is None:
+        return None
+    return decode(step.output) if output is None else output.value(step.output)
 
 
 def as_messages(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
@@ -60,16 +54,31 @@ def as_messages(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
 class AgentStep:
     """One agent call in one execution."""
 
-    def __init__(self, live: Live, agent: Agent, prompt: str | Sequence[Message], *, branch: str, key: str) -> None:
+    def __init__(
+        self,
+        live: Live,
+        agent: Agent,
+        prompt: str | Sequence[Message],
+        *,
+        branch: str,
+        key: str,
+        output: Output | None = None,
+    ) -> None:
         self.live = live
         self.agent = agent
-        self.messages = list(as_messages(prompt))
+        self.messages: list[Message] = list(as_messages(prompt))
+        self.output = output
+        self.schema = None if output is None else output.schema
         self.model = live.shared.models[agent.provider]
         self.clock = live.shared.clock
         self.started = self.clock.now()
+        self.turn = 1
+        self.repairs = 0
+        self.paused: list[str] = []  # texts of the answers that the next one continues
         # The step's row is written with its first attempt's: nothing is on record of a call that never began.
         self.unwritten = True
-        self.current: _Turn | None = None
+        self.judged = _Judged()  # of the turn's answer
+        self.current: Turn | None = None
         self.step = Step(
             run_id=live.run.id,
             number=live.step_number(),
@@ -88,55 +97,113 @@ class AgentStep:
             reason=live.execution.reason,
         )
 
-    async def run(self) -> str:
-        """The answer's text, as committed. Raises `StepFailed`; a cancellation commits what it was told first."""
-        texts: list[str] = []
-        turn = 1
+    async def run(self) -> Any:
+        """What the agent answered, as committed. Raises `StepFailed`; a cancellation commits what it was told first."""
         try:
             while True:
-                recorded = self.live.memo.answer(self.step.key, turn)
-                if recorded is None:
-                    reply, ended = await self._turn(turn, texts)
-                    if not ended:  # the answer asks for a further turn, and is on record
-                        recorded = {"text": reply.text, "content": list(reply.content)}
-                    else:
-                        return self._result(reply, texts)
-                texts.append(recorded["text"])
-                self.messages.append({"role": "assistant", "content": recorded["content"]})
-                turn += 1
+                reply = self._recorded()
+                if reply is None:
+                    self.current = Turn(self, self.turn, self.live.memo.retries(self.step.key, self.turn))
+                    reply = await self.current.run()
+                elif self.judged.more is None:  # what did not fit does now: the type's own rules were changed
+                    await self.live.committed(*self.opening(), self.closed(SUCCEEDED, None, self.judged.stored))
+                if self.step.ended_at is not None:
+                    return replay(Finished(self.step, 0), self.output)
+                await self._go_on(reply)
+                self.turn += 1
         except asyncio.CancelledError:
             await self._cut_off()
             raise
 
-    def _result(self, reply: Reply, texts: list[str]) -> str:
-        if reply.outcome == OK:
-            return "".join([*texts, reply.text])
-        raise StepFailed(reply.outcome, self.step.number, self.agent.name, "".join([*texts, reply.text]))
+    def _recorded(self) -> Reply | None:
+        """The answer to this turn, where an earlier execution has paid for it."""
+        found = self.live.memo.answer(self.step.key, self.turn)
+        if found is None:
+            return None
+        reply = Reply(outcome=OK, text=found["text"], content=tuple(found["content"]), stop_reason=found["stop_reason"])
+        self.judged = self._judge(reply)
+        return reply
 
-    async def _turn(self, turn: int, texts: list[str]) -> tuple[Reply, bool]:
-        """Attempts until one is final. Returns its reply, and whether the step ended with it."""
-        used = self.live.memo.retries(self.step.key, turn)
-        current = self.current = _Turn(self, turn, used, texts)
-        loop = AsyncRetrying(
-            retry=retry_if_result(lambda one: one[1].wait_s is not None),
-            wait=_told_wait,
-            sleep=self.clock.sleep,
-        )
-        reply: Reply = (await loop(current.attempt))[0]
-        return reply, current.step_ended
+    # ---- what an answer means ----
+
+    def answered(self, reply: Reply) -> tuple[str | None, Sequence[Change]]:
+        """See `Conversation.answered`."""
+        text = "".join([*self.paused, reply.text])
+        if reply.outcome != OK:
+            return None, [self._failed(reply.outcome, text)]
+        more, stored, _ = self.judged = self._judge(reply)
+        if more is None:
+            return None, [self.closed(SUCCEEDED, None, stored)]
+        if more == "repair" and self.repairs >= self.agent.repairs:
+            return None, [self._failed("output_invalid", text)]
+        if self.turn >= self.agent.max_turns:
+            return None, [self._failed("budget_exceeded", text)]
+        kept = {"text": reply.text, "content": list(reply.content), "stop_reason": reply.stop_reason}
+        return json.dumps(kept, ensure_ascii=True), ()
+
+    def _judge(self, reply: Reply) -> _Judged:
+        if reply.stop_reason == _PAUSED:
+            return _Judged("pause")
+        if reply.stop_reason == "tool_use" and self._calls(reply):
+            return _Judged("tools")
+        text = "".join([*self.paused, reply.text])
+        if self.output is None:
+            return _Judged(stored=encode(text, "an answer"))
+        try:
+            return _Judged(stored=self.output.read(text))
+        except ValueError as error:
+            return _Judged("repair", misfit=error)
+
+    def _calls(self, reply: Reply) -> list[Mapping[str, Any]]:
+        """The answer's calls of tools that run here."""
+        return [block for block in reply.content if block["type"] == "tool_use"] if self.agent.functions else []
+
+    async def _go_on(self, reply: Reply) -> None:
+        """Extend the conversation by the answer and what it asks for."""
+        if reply.content:  # an empty message would be refused
+            self.messages.append({"role": "assistant", "content": list(reply.content)})
+        if self.judged.more == "pause":
+            self.paused.append(reply.text)
+            return
+        self.paused.clear()
+        if self.judged.more == "tools":
+            calls = [self.live.spawn(self._called(*call)) for call in enumerate(self._calls(reply))]
+            self.messages.append({"role": "user", "content": await asyncio.gather(*calls)})
+        elif self.judged.misfit is not None:
+            self.repairs += 1
+            self.messages.append({"role": "user", "content": repair(self.judged.misfit)})
+
+    async def _called(self, position: int, block: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one tool call, or take what an earlier execution had for it; the result as the API wants it."""
+        result: dict[str, Any] = {"type": "tool_result", "tool_use_id": block["id"]}
+        tool = next((each for each in self.agent.functions if each.name == block["name"]), None)
+        if tool is None:  # its name is the model's invention: it is no label, and no step
+            return {**result, "content": "there is no such tool", "is_error": True}
+        key = f"{self.step.key}>{self.turn}.{position}"
+        found = self.live.memo.tool(key)
+        try:
+            if found is None:
+                if self.unwritten:  # a tool's step needs its parent's row
+                    await self.live.committed(*self.opening())
+                value = await run_tool(self.live, tool, block["input"], parent=self.step, key=key, call_id=block["id"])
+            else:
+                replay(found)
+                value = None if found.step.output is None else decoded(tool.step, found.step.output)
+        except StepFailed as failure:
+            return {**result, "content": failure.text or failure.error_type, "is_error": True}
+        return {**result, "content": value if isinstance(value, str) else encode(value, "a tool's result")}
+
+    # ---- the step's row ----
 
     def opening(self) -> list[Change]:
+        """See `Conversation.opening`."""
         if not self.unwritten:
             return []
         self.unwritten = False
         return [Change(OPENED, self.step)]
 
-    def ending(self, reply: Reply, texts: list[str]) -> Change:
-        """The step's end after its last turn's answer; an answer too large to keep fails the step."""
-        text = "".join([*texts, reply.text])
-        status, error_type = (SUCCEEDED, None) if reply.outcome == OK else (FAILED, reply.outcome)
-        output = None if status == FAILED and error_type not in _PAID_TEXT else encode(text, "an answer")
-        return self.closed(status, error_type, output)
+    def _failed(self, error_type: str, text: str) -> Change:
+        return self.closed(FAILED, error_type, encode(text, "an answer") if error_type in _PAID_TEXT else None)
 
     def closed(self, status: str, error_type: str | None, output: str | None = None) -> Change:
         ended = end(self.clock, self.started)
@@ -153,174 +220,3 @@ class AgentStep:
         waiting = self.current.waiting if self.current is not None else None
         settled = [] if waiting is None else [Change(SETTLED, dataclasses.replace(waiting, final=True))]
         await self.live.committed(*settled, self.closed(status, error_type))
-
-
-class _Turn:
-    """One turn: its attempts, numbered from 1 in this execution."""
-
-    def __init__(self, step: AgentStep, turn: int, used: Retries, texts: list[str]) -> None:
-        self.owner = step
-        self.turn = turn
-        self.failures = used.failures
-        self.not_before = used.not_before
-        self.texts = texts
-        self.number = 0
-        self.started: Instant | None = None
-        self.waited_since: Instant | None = None
-        self.waiting: Attempt | None = None  # the latest attempt, while a further one is to come
-        self.step_ended = False
-
-    async def attempt(self) -> tuple[Reply, Verdict]:
-        """One attempt from its start row to its end row; the verdict says whether, and when, another follows."""
-        owner, live, clock = self.owner, self.owner.live, self.owner.clock
-        if self.number == 0 and self.not_before is not None:  # a wait that an earlier execution had committed
-            self.waited_since = clock.now()
-            await clock.sleep(max(self.not_before - self.waited_since.wall, 0) / NS)
-        await owner.model.ready()
-        async with live.shared.calls:
-            begun = clock.now()
-            self.started = self.started or begun
-            attempt = self._start(begun)
-            self.waiting = None
-            try:
-                await live.committed(*owner.opening(), Change(OPENED, attempt))
-            except asyncio.CancelledError:
-                await self._cut_off(attempt, begun, _never_sent())
-                raise
-            progress = Progress(on_start=lambda: self._noted(attempt, progress))
-            try:
-                with live.shared.step_context(attempt):
-                    reply = await owner.model.send(
-                        owner.agent, tuple(owner.messages), reference=attempt_span_id(attempt), progress=progress
-                    )
-            except asyncio.CancelledError:
-                await self._cut_off(attempt, begun, progress)
-                raise
-        return await self._end(attempt, begun, progress, reply)
-
-    def _start(self, begun: Instant) -> Attempt:
-        self.number += 1
-        owner = self.owner
-        assert self.started is not None
-        waited = 0 if self.waited_since is None else begun.mono - self.waited_since.mono
-        return Attempt(
-            run_id=owner.step.run_id,
-            step=owner.step.number,
-            turn=self.turn,
-            number=self.number,
-            model=owner.agent.model,
-            provider=owner.agent.provider,
-            url=owner.model.url(owner.agent),
-            stream=owner.agent.streams,
-            max_tokens=owner.agent.max_tokens,
-            effort=owner.agent.effort,
-            started_at=begun.wall,
-            wait_ns=waited,
-            turn_started_at=self.started.wall,
-            seq=owner.live.seq(),
-            execution=owner.step.execution,
-            key=owner.step.key,
-            agent=owner.agent.name,
-            workflow=owner.step.workflow,
-            version=owner.step.version,
-            reason=owner.step.reason,
-        )
-
-    async def _end(self, attempt: Attempt, begun: Instant, progress: Progress, reply: Reply) -> tuple[Reply, Verdict]:
-        """Commit the attempt's end, and with it what follows from it."""
-        owner, live = self.owner, self.owner.live
-        if reply.outcome in owner.agent.accept:
-            reply = dataclasses.replace(reply, outcome=OK)
-        if len(reply.text) > live.shared.max_output_bytes:
-            reply = dataclasses.replace(reply, outcome="too_large", text="", content=(), should_retry=False)
-        if reply.outcome != OK:
-            self.failures += 1
-        left = live.seconds_left()
-        then = verdict(reply, failures=self.failures, allowed=owner.agent.attempts, seconds_left=left)
-        paused = reply.outcome == OK and reply.stop_reason == _PAUSED
-        ended = self._told(attempt, begun, progress, outcome=reply.outcome)
-        ended = dataclasses.replace(
-            ended,
-            error_class=reply.error_class,
-            stop_reason=reply.stop_reason,
-            final=then.wait_s is None,
-            not_before=None if then.wait_s is None else (ended.ended_at or 0) + int(then.wait_s * NS),
-            answer=_answer(reply) if paused else None,
-        )
-        changes = [Change(CLOSED, ended)]
-        if then.wait_s is None and not paused:
-            changes.append(owner.ending(reply, self.texts))
-            self.step_ended = True
-        if then.wait_s is not None:
-            self.waiting = ended
-            self.waited_since = self.owner.clock.now()
-        try:
-            await live.committed(*changes)
-        except StaleOwner:
-            raise
-        except JournalError as error:
-            return await self._end_bare(attempt, begun, type(error).__name__)
-        return reply, then
-
-    async def _end_bare(self, attempt: Attempt, begun: Instant, error_class: str) -> tuple[Reply, Verdict]:
-        """What the answer told cannot be stored (numbers beyond any meaning): close with what is ours alone."""
-        reply = Reply(outcome="bad_response", error_class=error_class)
-        ended = dataclasses.replace(
-            self._told(attempt, begun, Progress(), outcome=reply.outcome), error_class=error_class, final=True
-        )
-        self.waiting = None
-        self.step_ended = True
-        await self.owner.live.committed(Change(CLOSED, ended), self.owner.ending(reply, self.texts))
-        return reply, FINAL
-
-    def _told(self, attempt: Attempt, begun: Instant, progress: Progress, *, outcome: str) -> Attempt:
-        usage = progress.usage
-        known = usage.state != UNKNOWN
-        return dataclasses.replace(
-            attempt,
-            ended_at=end(self.owner.clock, begun),
-            first_chunk_at=progress.first_chunk_at,
-            outcome=outcome,
-            http_status=progress.http_status,
-            request_id=progress.request_id,
-            response_id=progress.response_id,
-            response_model=progress.response_model,
-            usage=usage.state,
-            input_uncached=usage.input_uncached if known else None,
-            output=usage.output if known else None,
-            cache_read=usage.cache_read if known else None,
-            cache_write=usage.cache_write if known else None,
-            reasoning=usage.reasoning if known else None,
-            cost_pico=progress.price.pico if known else None,
-            price_version=progress.price.version,
-            rate_limits=progress.rate_limits,
-            end_seq=self.owner.live.seq(),
-        )
-
-    def _noted(self, attempt: Attempt, progress: Progress) -> None:
-        """A stream began: put its request id and input usage on the books, without waiting for it."""
-        told = self._told(attempt, Instant(attempt.started_at, self.owner.clock.now().mono), progress, outcome=OK)
-        self.owner.live.commit(Change(NOTED, dataclasses.replace(told, ended_at=None, outcome=None, end_seq=None)))
-
-    async def _cut_off(self, attempt: Attempt, begun: Instant, progress: Progress) -> None:
-        """Commit a cancelled attempt with what it was told, and the step's end with it."""
-        live = self.owner.live
-        if live.cause == "stale":
-            return
-        status, error_type = CUT_OFF[live.cause]
-        ended = dataclasses.replace(self._told(attempt, begun, progress, outcome=error_type), final=True)
-        await live.committed(Change(CLOSED, ended), self.owner.closed(status, error_type))
-
-
-def _never_sent() -> Progress:
-    return Progress(usage=ZERO_USAGE, price=Price(pico=0, version=None))
-
-
-def _told_wait(state: RetryCallState) -> float:
-    assert state.outcome is not None
-    _, then = state.outcome.result()
-    return float((then or FINAL).wait_s or 0)
-
-
-def _answer(reply: Reply) -> str:
-    return json.dumps({"text": reply.text, "content": list(reply.content)}, ensure_ascii=True)

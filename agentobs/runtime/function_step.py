@@ -1,4 +1,6 @@
-"""A function step: plain code whose result is recorded. At least once: it is given its key to be idempotent by."""
+"""Function steps and tool calls: plain code whose result is recorded. At least once: it is given its key to be
+idempotent by.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,19 @@ import dataclasses
 import inspect
 import threading
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
 
 from agentobs.encoding import decode, encode
 from agentobs.errors import StepFailed, UsageError
-from agentobs.records import CLOSED, FAILED, FUNCTION, OPENED, SUCCEEDED, Change, Step
+from agentobs.functions import FunctionStep, Tool
+from agentobs.records import CLOSED, FAILED, FUNCTION, OPENED, SUCCEEDED, TOOL, Change, Step
 from agentobs.runtime.clock import end
 from agentobs.runtime.live import CUT_OFF, Live
-from agentobs.workflows import FunctionStep
+
+_MAX_FAILURE: Final = 2000  # characters of an exception that a model is told
 
 
 async def run_function(
@@ -27,22 +33,51 @@ async def run_function(
 
     Sync functions run in a thread. Raises `StepFailed`; the exception's text stays in the journal.
     """
+    given = encode([list(args), kwargs], f"an argument of step {declared.name!r}")
+    place = {"kind": FUNCTION, "branch": branch, "key": key}
+    return await _recorded(live, declared, lambda: (args, kwargs), given, "workflow_error", place)
+
+
+async def run_tool(live: Live, tool: Tool, given: object, *, parent: Step, key: str, call_id: str | None) -> Any:
+    """Run a tool for a model as a step of its own below `parent`.
+
+    Raises `StepFailed` as `tool_error`, whose `text` says what went wrong: that is for the model, to go on from.
+    """
+    place = {
+        "kind": TOOL,
+        "branch": parent.branch,
+        "key": key,
+        "agent": parent.agent,
+        "parent": parent.number,
+        "parent_key": parent.key,
+        "tool_call_id": call_id,
+    }
+    recorded = encode(given, f"the input of tool {tool.name!r}")
+    return await _recorded(live, tool.step, lambda: ((), tool.bind(given)), recorded, "tool_error", place)
+
+
+async def _recorded(
+    live: Live,
+    declared: FunctionStep,
+    bind: Callable[[], tuple[Sequence[Any], dict[str, Any]]],
+    given: str,
+    error_type: str,
+    place: Mapping[str, Any],
+) -> Any:
     clock = live.shared.clock
     started = clock.now()
     step = Step(
         run_id=live.run.id,
         number=live.step_number(),
         execution=live.execution.number,
-        key=key,
-        branch=branch,
-        kind=FUNCTION,
         name=declared.name,
-        input=encode([list(args), kwargs], f"an argument of step {declared.name!r}"),
+        input=given,
         started_at=started.wall,
         seq=live.seq(),
         workflow=live.run.workflow,
         version=live.execution.version,
         reason=live.execution.reason,
+        **place,
     )
 
     def closed(status: str, error_type: str | None = None, **more: Any) -> Change:
@@ -53,21 +88,33 @@ async def run_function(
 
     try:
         await live.committed(Change(OPENED, step))
-        given = {**kwargs, "idempotency_key": f"{live.run.id}:{key}"} if declared.takes_key else kwargs
+        args, kwargs = bind()
+        if declared.takes_key:
+            kwargs = {**kwargs, "idempotency_key": f"{live.run.id}:{step.key}"}
         with live.shared.step_context(step):
-            value = await _call(declared, args, given)
+            value = await _call(declared, args, kwargs)
         output = encode(value, f"what step {declared.name!r} returned")
         check_size(live, output, f"step {declared.name!r}")
     except asyncio.CancelledError:
         if live.cause != "stale":
             await live.committed(closed(*CUT_OFF[live.cause]))
         raise
-    except (Exception, SystemExit, KeyboardInterrupt):  # noqa: BLE001 -- whatever user code raises is this step's failure
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 -- whatever user code raises is this step's failure
         detail = encode(traceback.format_exc(), "a traceback")
-        await live.committed(closed(FAILED, "workflow_error", error_detail=detail))
-        raise StepFailed("workflow_error", step.number, declared.name) from None
+        text = _for_the_model(error) if step.kind == TOOL else ""
+        told = encode(text, "a tool's failure") if text else None
+        await live.committed(closed(FAILED, error_type, output=told, error_detail=detail))
+        raise StepFailed(error_type, step.number, declared.name, text) from None
     await live.committed(closed(SUCCEEDED, output=output))
     return decoded(declared, output)
+
+
+def _for_the_model(error: BaseException) -> str:
+    """A tool's failure in the model's conversation: enough to try otherwise, bounded."""
+    if isinstance(error, ValidationError):
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'input'}: {one['msg']}" for one in error.errors()[:10])
+        return f"the input does not fit the tool's schema: {wrong}"
+    return f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
 
 
 def check_size(live: Live, output: str, what: str) -> None:

@@ -15,17 +15,17 @@ from typing import Any, Final
 
 from agentobs.agents import Agent
 from agentobs.encoding import canonical, decode
+from agentobs.functions import FunctionStep
 from agentobs.journal.protocol import History
-from agentobs.models.protocol import Message
+from agentobs.models.protocol import Message, Schema
 from agentobs.records import CANCELLED, FAILED, INTERRUPTED, OK, SUCCEEDED, Attempt, Note, Step
-from agentobs.workflows import FunctionStep
 
 HASH_VERSION: Final = 1  # raise it when the hashed form changes: recorded steps of older forms are then paid again
 
 _NOT_A_FAILURE: Final = frozenset({OK, INTERRUPTED, CANCELLED})
 
 
-def agent_hash(agent: Agent, messages: Sequence[Message]) -> str:
+def agent_hash(agent: Agent, messages: Sequence[Message], schema: Schema | None = None) -> str:
     """Hash of the agent's name and of what would be sent; unset fields left out; no timeouts, retries, caching."""
     sent: dict[str, Any] = {
         "model": agent.model,
@@ -37,6 +37,10 @@ def agent_hash(agent: Agent, messages: Sequence[Message]) -> str:
         sent["system"] = agent.system
     if agent.effort:
         sent["effort"] = agent.effort
+    if agent.tool_params:
+        sent["tools"] = json.loads(agent.tool_params)
+    if schema is not None:
+        sent["schema"] = schema
     return _digest("agent", agent.name, json.dumps(sent, ensure_ascii=True, sort_keys=True, separators=(",", ":")))
 
 
@@ -87,7 +91,9 @@ class Memo:
         for attempt in history.attempts:
             costs[attempt.step] += attempt.cost_pico or 0
         for step in history.steps:
-            if step.parent is not None:
+            if step.parent is not None:  # what a tool did is part of a conversation that goes on, even its failure
+                if step.status in {SUCCEEDED, FAILED}:
+                    self._finished[step.key] = Finished(step, 0)
                 continue
             replayed = step.status == FAILED and step.execution >= max(history.resumed_from, 1)
             if step.status == SUCCEEDED or replayed:
@@ -117,6 +123,13 @@ class Memo:
             self._unasked[branch].discard(key)
             self.reused[found.step.name] += 1
             self.saved_pico[found.step.name] += found.cost_pico
+        return found
+
+    def tool(self, key: str) -> Finished | None:
+        """A tool call's recorded end: its turn is known, so it has no occurrence, and nobody else asks for it."""
+        found = self._finished.get(key)
+        if found is not None:
+            self.reused[found.step.name] += 1
         return found
 
     def unasked(self, branch: str | None = None) -> int:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, TypeVar, cast, overload
 
 from agentobs.agents import Agent
 from agentobs.encoding import decode
 from agentobs.errors import StepFailed, UndeclaredCall, UsageError
+from agentobs.functions import FunctionStep
 from agentobs.models.protocol import Message
 from agentobs.records import NS
 from agentobs.runtime.agent_step import AgentStep, as_messages, replay
 from agentobs.runtime.function_step import decoded, run_function
 from agentobs.runtime.live import Live, names
 from agentobs.runtime.memo import Finished, agent_hash, function_hash
-from agentobs.workflows import FunctionStep
+from agentobs.runtime.output import output_of
+
+T = TypeVar("T")
 
 
 class RunContext:
@@ -51,14 +54,20 @@ class RunContext:
             )
         return RunContext(self._live, f"{self._branch}/{name}" if self._branch else name)
 
-    def call(self, agent: Agent, prompt: str | Sequence[Message]) -> Awaitable[str]:
-        """Ask `agent`; returns its answer's text.
+    @overload
+    def call(self, agent: Agent, prompt: str | Sequence[Message]) -> Awaitable[str]: ...
+    @overload
+    def call(self, agent: Agent, prompt: str | Sequence[Message], *, output: type[T]) -> Awaitable[T]: ...
+    def call(self, agent: Agent, prompt: str | Sequence[Message], *, output: type[T] | None = None) -> Awaitable[Any]:
+        """Ask `agent`; returns its answer's text, or with `output` its answer as that type.
 
-        `prompt` is the user's message, or a list of messages as the API has them.
+        `prompt` is the user's message, or a list of messages as the API has them. `output` is a pydantic model, or
+        any type that pydantic can read from JSON: the model is held to its schema, and asked anew, in further turns,
+        for an answer that does not fit (`Agent.repairs`). Tools that the agent has are run meanwhile, each a step.
 
-        Awaiting raises `StepFailed` once the agent's attempts are used up, or for an answer that is no whole
-        answer (`max_tokens`, `refusal`, `context_window`) unless the agent accepts it. Raises `UndeclaredCall` and
-        `UsageError` at once, before anything is paid.
+        Awaiting raises `StepFailed` once the agent's attempts are used up, for an answer that is no whole answer
+        (`max_tokens`, `refusal`, `context_window`) unless the agent accepts it, or whose repairs are used up
+        (`output_invalid`). Raises `UndeclaredCall` and `UsageError` at once, before anything is paid.
         """
         if self._live.closing:
             return self._live.refused()
@@ -68,12 +77,17 @@ class RunContext:
                 f"declaring it; declared: {names(self._live.workflow.agents)}. Add it to @workflow(agents=[…])"
             )
         _check_prompt(agent, prompt)
-        key = self._live.memo.key(self._branch, agent_hash(agent, as_messages(prompt)))
+        asked = None if output is None else output_of(cast("Hashable", output))
+        content = agent_hash(agent, as_messages(prompt), None if asked is None else asked.schema)
+        key = self._live.memo.key(self._branch, content)
 
-        def fresh() -> Awaitable[str]:
-            return AgentStep(self._live, agent, prompt, branch=self._branch, key=key).run()
+        def again(found: Finished) -> Any:
+            return replay(found, asked)
 
-        return self._start(key, agent.name, replay, fresh)
+        def fresh() -> Awaitable[Any]:
+            return AgentStep(self._live, agent, prompt, branch=self._branch, key=key, output=asked).run()
+
+        return self._start(key, agent.name, again, fresh)
 
     def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Run a declared function as a recorded step and return its result, decoded from the committed JSON.
@@ -106,6 +120,19 @@ class RunContext:
     def random(self) -> float:
         """A random number in [0, 1), the same again in every later execution. Not for secrets."""
         return float(self._recorded("random", random.random))
+
+    def note(self, kind: Literal["debate", "straggler"], value: Mapping[str, Any]) -> None:
+        """Record what a pattern wants counted, once however often the run is executed (`agentobs.patterns`)."""
+        self._recorded(kind, lambda: value)
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that only goes forward, to measure by. Not recorded: nothing may depend on it."""
+        return self._live.shared.clock.now().mono / NS
+
+    @property
+    def reused(self) -> int:
+        """How many steps this execution has answered from the journal so far."""
+        return self._live.memo.reused.total()
 
     # ---- how ----
 

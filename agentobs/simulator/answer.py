@@ -76,6 +76,11 @@ def refusal(category: str | None, explanation: str | None) -> Answer:
     return Answer((), "refusal", stop_details=details)
 
 
+def misfit(text: str | None) -> Answer:
+    """An answer in prose where JSON was asked for, or whatever `text` says."""
+    return Answer((_text(text or "I would rather put it in words."),), "end_turn")
+
+
 def compose(seed: int, body: Body, prompt: Prompt, *, run_out: bool = False) -> Answer:
     """The answer to a request. `run_out` has it stop at `max_tokens`, half way at the latest."""
     random = Random(digest(seed, body, prompt))  # noqa: S311  (made to be repeatable)

@@ -5,7 +5,8 @@ Fields that only some faults have:
     `hang`: `after_deltas`, for a stream that stalls in its middle instead of before its start; `cut_stream`:
     `after_deltas` (else half of them), `after_usage` (only `message_stop` is missing), `clean` (false: no end
     of the body either); `error_in_stream`: `after_deltas`, `first` (nothing before it), `message`; `garbage`:
-    `content_type` (else text/html); `refusal`: `category`, `explanation`.
+    `content_type` (else text/html); `refusal`: `category`, `explanation`; `misfit` (an answer
+    that does not fit the schema that was asked for): `text`, the whole of it.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ FAULTS: Mapping[str, Mapping[str, _Field]] = {
         "explanation": _TEXT,
     },
     "max_tokens": {},
+    "misfit": {"text": _TEXT},
 }
 _COMMON: Mapping[str, _Field] = {
     "fault": _Field(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from . import errors, limits, prompt, stream, validate
-from .answer import Answer, compose, refusal
+from .answer import Answer, compose, misfit, refusal
 from .catalogue import Model, find
 from .errors import ApiError
 from .exchange import Exchange, Provider, read_body, usage_of
@@ -181,6 +181,8 @@ def _error_headers(rule: Rule, error: ApiError, provider: Provider, ask: _Ask) -
 def _reply(provider: Provider, ask: _Ask, rule: Rule) -> _Reply:
     if rule.fault == "refusal":
         answer = refusal(rule.options.get("category"), rule.options.get("explanation"))
+    elif rule.fault == "misfit":
+        answer = misfit(rule.options.get("text"))
     else:
         answer = compose(provider.seed, ask.body, ask.prompt, run_out=rule.fault == "max_tokens")
     # A stream that starts with its error was never read: nothing is charged and no prompt is cached.

@@ -33,6 +33,7 @@ Labels: TypeAlias = frozenset[tuple[str, str]]
 Samples: TypeAlias = Mapping[str, Mapping[Labels, float]]
 
 CLASSES = ("input_uncached", "output", "cache_read", "cache_write")
+SPAN_NAMES = {"agent": "invoke_agent", "tool": "execute_tool", "function": "step"}
 NS = 10**9
 PICO = 10**12
 # How an attempt can have ended whose usage the provider told in part or never.
@@ -295,9 +296,14 @@ def spans_due(journal: Journal) -> dict[tuple[str, str], Due]:
             name = f"invoke_workflow {found['workflow']}"
             root = span_id("run", found["run_id"])
             add(name, found["run_id"], own, root, found["started_at"], found["ended_at"])
+    numbered = {(step["run_id"], step["number"]): step for step in journal.steps}
     for step in journal.steps:
-        name = f"invoke_agent {step['agent']}" if step["kind"] == "agent" else f"step {step['name']}"
+        name = f"{SPAN_NAMES[step['kind']]} {step['name']}"
         parent = execution_span(step["run_id"], step["execution"])
+        if step["parent"] is not None:
+            caller = numbered[step["run_id"], step["parent"]]
+            assert caller["execution"] == step["execution"], "a tool's step below one of another execution"
+            parent = caller["span_id"]
         add(name, step["run_id"], step["span_id"], parent, step["started_at"], step["ended_at"])
     turns: dict[str, Row] = {}
     for attempt in journal.attempts:

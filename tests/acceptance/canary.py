@@ -144,6 +144,21 @@ ANSWERS: Final[dict[str, Answer]] = {
     "refusal": Answer("200 OK", json.dumps(_WHOLE | {"stop_reason": "refusal"})),
     "max_tokens": Answer("200 OK", json.dumps(_WHOLE | {"stop_reason": "max_tokens"})),
 }
+
+
+def _call(name: str, given: object) -> Answer:
+    block = {"type": "tool_use", "id": "toolu_1", "name": name, "input": given}
+    return Answer("200 OK", json.dumps(_WHOLE | {"stop_reason": "tool_use", "content": [block]}))
+
+
+# Calls of tools, and an answer that is not what was asked for: each is asked for again until the turns are used up.
+TOOL_ANSWERS: Final[dict[str, Answer]] = {
+    "tool-called": _call("tell", {"word": SECRETS["output"]}),
+    "tool-unknown": _call(SECRETS["output"], {SECRETS["output"]: 1}),
+    "tool-misused": _call("tell", {SECRETS["output"]: SECRETS["output"]}),
+    "tool-raises": _call("choke", {"word": SECRETS["output"]}),
+    "misfit": ANSWERS["whole"],
+}
 NOT_HTTP: Final = "not-http"  # answered with a line that is no status line
 
 
@@ -188,7 +203,11 @@ class TellingProvider:
                 body += _received(connection)
             self.requests.append(body)
             asked = body.decode().partition("ANSWER ")[2].split()[0].strip('",\\}]')
-            raw = f"{SECRETS['protocol']} is no HTTP\r\n\r\n".encode() if asked == NOT_HTTP else ANSWERS[asked].raw()
+            raw = (
+                f"{SECRETS['protocol']} is no HTTP\r\n\r\n".encode()
+                if asked == NOT_HTTP
+                else (ANSWERS | TOOL_ANSWERS)[asked].raw()
+            )
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
 

@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from agentobs import Agent, RunContext, StepFailed, workflow
 
 HAIKU, SONNET, OPUS = "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"
 UNPRICED = "claude-mythos-5"  # the price data knows no price of it
 QUICK = "Answer quickly."
+LOOKUP = "Use lookup where you must."  # of the agent with a tool and a typed answer
 STREAM = "Answer as it comes."  # of one streamed agent among them
 
 planner = Agent(name="planner", model=SONNET, system="Plan the work in a few steps.", max_tokens=512, attempts=5)
@@ -78,7 +81,37 @@ async def tolerant(run: RunContext, input: dict[str, str]) -> dict[str, int]:
     return {"answers": len(answers) - len(failed), "failures": len(failed)}
 
 
-MIXED = ("sequence", "fanout", "tolerant", "article")
+def lookup(place: str, idempotency_key: str) -> dict[str, str]:
+    """What is known of a place."""
+    return {"place": place, "key": idempotency_key[-8:]}
+
+
+class Finding(BaseModel):
+    place: str
+    certainty: Literal["low", "high"]
+
+
+guide = Agent(
+    name="guide",
+    model=SONNET,
+    system=LOOKUP,
+    max_tokens=512,
+    tools=[lookup],
+    stream=True,
+    attempts=5,
+)
+
+
+@workflow(agents=[guide])
+async def enquiry(run: RunContext, input: dict[str, str]) -> list[str]:
+    """An agent with a tool and a typed answer: several turns a call."""
+    found = [
+        await run.branch(f"try-{n}").call(guide, f"Find the {input['topic']} ({n})", output=Finding) for n in range(2)
+    ]
+    return [one.certainty for one in found]
+
+
+MIXED = ("sequence", "fanout", "tolerant", "article", "enquiry")
 
 
 def mixed_input(number: int) -> tuple[str, dict[str, str]]:

@@ -154,6 +154,28 @@ async def cries_out(run: RunContext, input: Secrets) -> str:
     return word
 
 
+def tell(word: str) -> dict[str, str]:
+    """Tell a word."""
+    return {word: word}
+
+
+def choke(word: str) -> str:
+    """Choke on a word."""
+    raise LookupError(word)
+
+
+handy = Agent(
+    name="handy", model=HAIKU, system=f"Keep: {SYSTEM}", max_tokens=512, attempts=1, tools=[tell, choke], max_turns=2
+)
+
+
+@workflow(agents=[handy])
+async def handles(run: RunContext, input: Secrets) -> Any:
+    """Tools are called with secrets, by secret names, and raise secrets; an answer does not fit what was asked."""
+    prompt = f"ANSWER {input.how} {input.words['prompt']}"
+    return await (run.call(handy, prompt, output=Answer) if input.how == "misfit" else run.call(handy, prompt))
+
+
 @workflow(agents=[asked, streamed])
 async def meets(run: RunContext, input: Secrets) -> str:
     """One answer of the telling provider; a failure is the run's."""

@@ -16,7 +16,7 @@ import pytest
 from agentobs.records import ERROR_TYPES
 from agentobs.simulator.faults import FAULTS
 from tests.acceptance.books import CLASSES, Books, unique_spans
-from tests.acceptance.flows import QUICK, STREAM, UNPRICED, mixed_input
+from tests.acceptance.flows import LOOKUP, QUICK, STREAM, UNPRICED, mixed_input
 from tests.acceptance.harness import world
 
 RUNS = int(os.environ.get("AGENTOBS_TEST_RUNS", "200"))
@@ -40,6 +40,7 @@ RULES: list[dict[str, Any]] = [
     {"fault": "garbage"},
     {"fault": "refusal"},
     {"fault": "max_tokens"},
+    {"fault": "misfit", "match": {"contains": LOOKUP}, "probability": 0.08},  # repaired in a further turn
     {"fault": "hang", "match": _QUICK, "probability": 0.025},
     {"fault": "hang", "match": {"contains": STREAM}, "after_deltas": 2, "probability": 0.07},
     {"fault": "slow", "match": _QUICK, "delay_s": 30, "probability": 0.025},
@@ -60,6 +61,7 @@ _OUTCOMES: dict[str | None, set[str]] = {
     "garbage": {"bad_response"},
     "refusal": {"refusal"},
     "max_tokens": {"max_tokens"},
+    "misfit": {"ok"},
     "hang": {"timeout"},
     "slow": {"ok", "timeout"},
 }

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.canary import ANSWERS, LEAKING, NOT_HTTP, SECRETS, TellingProvider, found, secret, shown
+from tests.acceptance.canary import (
+    ANSWERS,
+    LEAKING,
+    NOT_HTTP,
+    SECRETS,
+    TOOL_ANSWERS,
+    TellingProvider,
+    found,
+    secret,
+    shown,
+)
 from tests.acceptance.harness import TERMINAL, World, world
 
 FLOWS = {"AGENTOBS_WORKFLOWS": "tests.acceptance.flows_canary", "AGENTOBS_LOG_LEVEL": "debug"}
@@ -124,8 +134,12 @@ def test_what_a_provider_says_stays_out_too(tmp_path: Path):
         world(tmp_path, ANTHROPIC_BASE_URL=provider.url, CANARY_SYSTEM=SYSTEM, **FLOWS) as here,
     ):
         ends = {how: ran(here, "meets", how=how) for how in (*ANSWERS, NOT_HTTP)}
+        tools = {how: ran(here, "handles", how=how) for how in TOOL_ANSWERS}
         here.wait_delivered()
         assert not found(secrets, shown(here))
+        assert {end["error"]["type"] for end in tools.values()} == {"budget_exceeded"}
+        called = [(step["name"], step["status"]) for step in here.service.journal().steps if step["kind"] == "tool"]
+        assert called == [("tell", "succeeded"), ("tell", "failed"), ("choke", "failed")]
         assert all(SYSTEM.encode() in request and USER["prompt"].encode() in request for request in provider.requests)
         for name in ("output", "prompt"):
             assert in_journal(here, secrets[name]), name

@@ -21,18 +21,44 @@ def blocks(document: Path, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall(document.read_text()) if kind == language]
 
 
-PYTHON = [(d.name, n, text) for d in DOCUMENTS for n, text in enumerate(blocks(d, "python"))]
+FILE = re.compile(r"# (\w+\.py)\n")  # a block that says where it belongs
+
+
+PYTHON = [(d, n, text) for d in DOCUMENTS for n, text in enumerate(blocks(d, "python"))]
 
 
 @pytest.mark.parametrize(
-    ("document", "number", "code"), PYTHON, ids=lambda v: v if isinstance(v, str) and len(v) < 40 else ""
+    ("document", "number", "code"), PYTHON, ids=lambda v: v.name if isinstance(v, Path) else v if v in range(99) else ""
 )
-def test_python_in_the_documents_runs_as_written(document, number, code):
+def test_python_in_the_documents_runs_as_written(document, number, code, tmp_path):
     if "await" in code and "async def" not in code:  # a fragment of a workflow's body
         compile("async def fragment():\n" + "\n".join(f"    {line}" for line in code.splitlines()), document, "exec")
         return
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    for earlier in blocks(document, "python")[: number + 1]:
+        if told := FILE.match(earlier):
+            (tmp_path / told[1]).write_text(earlier)
+    told = FILE.match(code)
+    command = ["-m", "pytest", "-q", told[1]] if told and told[1].startswith("test_") else ["-c", code]
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, cwd=tmp_path, env=environ
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_test_of_a_users_own_workflow_takes_ten_lines():
+    (code,) = (c for c in blocks(ROOT / "docs/test-your-workflow.md", "python") if c.startswith("# test_flows.py"))
+    assert len([line for line in code.splitlines()[1:] if line.strip()]) == 10
+
+
+def test_the_trace_that_is_shown_is_that_of_the_first_test():
+    text = (ROOT / "docs/test-your-workflow.md").read_text()
+    (shown,) = re.findall(r"^```\n(invoke_workflow brief\n.*?)\n```", text, re.MULTILINE | re.DOTALL)
+    flows, test = blocks(ROOT / "docs/test-your-workflow.md", "python")[:2]
+    code = flows + test.replace("from flows import brief\n", "").split("    assert")[0] + "    print(result.trace())\n"
+    code += "test_the_writer_is_given_the_facts()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == shown
 
 
 def test_the_readmes_curl_commands_submit_and_list_a_run(tmp_path):
@@ -75,5 +101,5 @@ def test_every_make_target_and_command_that_is_named_exists():
     help_text = subprocess.run(
         [sys.executable, "-m", "agentobs", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    for command in set(re.findall(r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate)\b", told)):
+    for command in set(re.findall(r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate|init)\b", told)):
         assert f" {command} " in help_text
