@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import anthropic
 import httpx2
 
 from agentobs.models.classify import Refused, headers_of
+from agentobs.models.direct import Answer, Direct
 from agentobs.models.protocol import Schema
 from agentobs.models.request import PATH
 
 CONNECT_S: Final = 10.0  # to reach the provider at all; the agent's timeout bounds the rest
 
-Response = httpx2.Response
+Response: TypeAlias = httpx2.Response | Answer
 
 
 class Wire:
@@ -40,6 +41,8 @@ class Wire:
             open_telemetry=False,
             http_client=anthropic.DefaultAioHttpClient(limits=limits),
         )
+        fits = Direct.fits(self._client)
+        self._direct = Direct(self._client, max_connections=max_connections) if fits else None
 
     @property
     def base_url(self) -> str:
@@ -65,23 +68,28 @@ class Wire:
         Going below `messages.create` leaves out the models of request and answer, most of the SDK's CPU; and with
         the body unread, status and request id are on the books even if reading it breaks off.
         """
+        headers = {"x-agentobs-attempt": reference}
+        if self._direct is not None:
+            return await self._direct.post(PATH, content, headers=headers, within=_timeout(timeout_s))
         try:
             return await self._client.post(
                 PATH,
                 cast_to=httpx2.Response,
                 content=content,
                 options={
-                    "headers": {"x-agentobs-attempt": reference},
+                    "headers": headers,
                     "timeout": _timeout(timeout_s),
                     "follow_redirects": False,  # following one would send a second request
                 },
                 stream=True,
             )
         except anthropic.APIStatusError as error:
-            headers = headers_of(error.response.headers.raw)
-            return Refused(status=error.status_code, headers=headers, error_class=type(error).__name__)
+            told = headers_of(error.response.headers.raw)
+            return Refused(status=error.status_code, headers=told, error_class=type(error).__name__)
 
     async def close(self) -> None:
+        if self._direct is not None:
+            await self._direct.close()
         await self._client.close()
 
 
