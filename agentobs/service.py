@@ -26,6 +26,7 @@ from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
 from agentobs.runtime.engine import Engine, Limits
 from agentobs.runtime.live import Surroundings
+from agentobs.runtime.loop import all_imported
 from agentobs.runtime.watchdog import Watchdog
 from agentobs.serving import Server, bind, signals, url_of
 from agentobs.settings import Settings, TraceExport
@@ -354,6 +355,7 @@ def _blame(journal: SqliteJournal, run_id: str | None) -> None:
 async def _warm_up(model: AnthropicModel) -> None:
     try:
         await model.warm_up()
+        all_imported()
     except AgentobsError as error:
         logs.emit(names.SERVICE_WARNING, "warning", reason=str(error))
 
