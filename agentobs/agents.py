@@ -13,6 +13,7 @@ from agentobs.functions import Tool, as_tool, check_name
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Cache = Literal["5m", "1h"]
 Accepted = Literal["max_tokens", "refusal", "context_window"]
+Provider = Literal["anthropic", "bedrock", "vertex", "foundry"]
 
 # A plain answer of more tokens could take longer than the client's ten-minute limit
 # (anthropic SDK: max_tokens * 3600 / 128000 > 600 s is refused), so such calls stream.
@@ -23,7 +24,9 @@ MAX_PLAIN_TOKENS: Final = 21_333
 class Agent:
     """What is asked of a model, and within which limits.
 
-    `timeout_s` bounds one attempt from request to last byte; `attempts` how often a turn is tried in all;
+    `provider` is who serves the model: Anthropic, Amazon Bedrock, Google Vertex AI or Microsoft Foundry; `model` is the
+    id that it knows it by. `timeout_s` bounds one attempt from request to last byte; `attempts` how often a turn is
+    tried in all;
     `cache` puts the system prompt and the conversation so far into the provider's prompt cache for that long;
     `stream` defaults to False, and to True above 21,333 `max_tokens`; `accept` names finished failures
     (`max_tokens`, `refusal`, `context_window`) whose text is returned as if it were whole.
@@ -38,7 +41,7 @@ class Agent:
     name: str
     model: str
     system: str = ""
-    provider: str = "anthropic"
+    provider: Provider = "anthropic"
     max_tokens: int = 4096
     timeout_s: float = 600.0
     attempts: int = 3
@@ -58,6 +61,11 @@ class Agent:
             raise UsageError(
                 f"agent {self.name!r}: model is {self.model!r:.80}, expected a model's id such as 'claude-haiku-4-5'"
             )
+        self._check(
+            "provider",
+            self.provider in get_args(Provider),
+            f"one of {', '.join(get_args(Provider))}",
+        )
         self._check(
             "max_tokens",
             isinstance(self.max_tokens, int) and self.max_tokens >= 1,

@@ -5,7 +5,9 @@
     │   ├── UnknownWorkflow        no workflow is registered under that name
     │   ├── InvalidInput           the input does not fit the workflow's schema, or is too large
     │   ├── UndeclaredCall         run.call / run.step with an agent or step the workflow did not declare
-    │   └── InvalidSettings        a setting has a wrong value, or two contradict each other
+    │   ├── InvalidSettings        a setting has a wrong value, or two contradict each other
+    │   └── ProviderNotReady       what an agent's provider needs is missing: an extra, a region, a project
+    │       └── CredentialsError   … or whatever it takes to authenticate
     ├── RequestError               a request of an API client that cannot be served as asked
     │   ├── NotFound               no such run
     │   ├── Conflict               the run's state, or an idempotency key's first body, forbids it
@@ -76,6 +78,15 @@ class UndeclaredCall(UsageError):
 class InvalidSettings(UsageError):
     problem = "invalid-settings"
     title = "Invalid settings"
+
+
+class ProviderNotReady(UsageError):
+    problem = "provider-not-ready"
+    title = "Model provider not ready"
+
+
+class CredentialsError(ProviderNotReady):
+    title = "No credentials"
 
 
 class RequestError(AgentobsError):

@@ -266,6 +266,8 @@ class Note:
     workflow: str = ""
 
 
+ENDED: Final = "ended"  # kind of the note that keeps an end of the run which a resume takes off its row
+
 Record: TypeAlias = Run | Execution | Step | Attempt | Note
 R = TypeVar("R", Run, Execution, Step, Attempt, Note)
 

@@ -17,10 +17,12 @@ from typing import Any, Final, TypeVar
 
 import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
-from agentobs.errors import AgentobsError, InvalidSettings
+from agentobs.api.live import Hub
+from agentobs.errors import InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
+from agentobs.models.providers import models_for, warm_up
 from agentobs.records import Run
 from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
@@ -62,6 +64,8 @@ class Service:
         self._registry = registry
         self._runs = runs
         self.stopping = False
+        self.live = Hub(journal)
+        journal.subscribe(self.live.observe)
 
     @property
     def reader(self) -> Reader:
@@ -97,6 +101,7 @@ class Service:
         """A stop was asked for: no run is claimed any more, and `readyz` says so."""
         self.stopping = True
         self._engine.stop_claiming()
+        self.live.stop()
 
     def readiness(self) -> Sequence[str]:
         """Why nothing can be accepted or run now; empty when it can."""
@@ -146,13 +151,14 @@ async def open_service(
         stack.push_async_callback(shown.refreshing(asyncio.create_task(shown.refresh())))
         if export is not None:
             await _start_export(stack, journal, export, settings.resource, shown)
-        model = AnthropicModel(
+        models = models_for(
             api_key=_secret(settings),
             base_url=settings.anthropic_base_url,
             max_connections=settings.max_calls_in_flight,
         )
-        stack.push_async_callback(model.close)
-        engine = _engine(settings, journal, model, registry)
+        for model in models.values():
+            stack.push_async_callback(model.close)
+        engine = _engine(settings, journal, models, registry)
         watchdog = Watchdog(
             settings.loop_stall_s,
             observe_lag=metrics.loop_lag,
@@ -163,7 +169,7 @@ async def open_service(
         watchdog.start()
         service = Service(journal, engine, metrics, registry, runs=run)
         if run:
-            warming = asyncio.create_task(_warm_up(model))
+            warming = asyncio.create_task(_warm_up(models, registry))
             stack.push_async_callback(_cancelled, warming)
             engine.start()
         _started(settings, run=run)
@@ -176,10 +182,12 @@ async def open_service(
             logs.emit(names.SERVICE_STOPPED)
 
 
-def _engine(settings: Settings, journal: SqliteJournal, model: AnthropicModel, registry: Registry) -> Engine:
+def _engine(
+    settings: Settings, journal: SqliteJournal, models: Mapping[str, AnthropicModel], registry: Registry
+) -> Engine:
     shared = Surroundings(
         journal=journal,
-        models={"anthropic": model},
+        models=dict(models),
         clock=SystemClock(),
         calls=asyncio.Semaphore(settings.max_calls_in_flight),
         step_context=step_context,
@@ -290,6 +298,18 @@ def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
     return printed((detail.run, *detail.executions, *detail.steps, *detail.attempts))
 
 
+def try_export(settings: Settings) -> tuple[str, str]:
+    """Send an empty export to the trace endpoint: what it said and why, see `Sent`; ("", "") where none is set."""
+    if settings.trace_export is None:
+        return "", ""
+    sender = OtlpSender(settings.trace_export, settings.resource)
+    try:
+        sent = sender.send(())
+    finally:
+        sender.close()
+    return sent.verdict, sent.reason
+
+
 # ---- small pieces ----
 
 
@@ -352,12 +372,10 @@ def _blame(journal: SqliteJournal, run_id: str | None) -> None:
         journal.blame(run_id, timeout_s=BLAME_S)
 
 
-async def _warm_up(model: AnthropicModel) -> None:
-    try:
-        await model.warm_up()
-        all_imported()
-    except AgentobsError as error:
-        logs.emit(names.SERVICE_WARNING, "warning", reason=str(error))
+async def _warm_up(models: Mapping[str, AnthropicModel], registry: Registry) -> None:
+    async for warning in warm_up(models, registry.values()):
+        logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
+    all_imported()
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

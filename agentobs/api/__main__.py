@@ -12,7 +12,9 @@ from agentobs.api.port import ServicePort
 
 def document() -> str:
     """The OpenAPI document as it is committed; no service is needed to describe one."""
-    return json.dumps(create_app(cast("ServicePort", None)).openapi(), indent=2, ensure_ascii=False) + "\n"
+    app = create_app(cast("ServicePort", None))
+    app.key_needed = None
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ DEFAULT_MAX_INPUT_BYTES: Final = 1024 * 1024
 
 
 class Api(FastAPI):
-    """FastAPI with problem documents in its OpenAPI document."""
+    """FastAPI with a whole OpenAPI document."""
+
+    key_needed: bool | None = None  # None: where the service was given one
 
     def openapi(self) -> dict[str, Any]:
-        return openapi.with_problems(super().openapi())
+        return openapi.completed(super().openapi(), key_needed=self.key_needed)
 
 
 def create_app(
@@ -34,7 +36,7 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     api_key: str | None = None,
     lifespan: Lifespan[Any] | None = None,
-) -> FastAPI:
+) -> Api:
     """The application. `allowed_hosts` are answered besides loopback names; without `api_key` none is asked for."""
     app = Api(
         title="agentobs",
@@ -53,6 +55,7 @@ def create_app(
             "auto_configure": False,
         },
     )
+    app.key_needed = api_key is not None
     app.include_router(routes.router(service))
     app.add_exception_handler(AgentobsError, problems.on_agentobs_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -24,7 +25,7 @@ from agentobs.api.problems import problem, unexpected
 # Room for what stands around a run's input in a body: the workflow's name and twenty tags, escaped.
 ENVELOPE_BYTES: Final = 64 * 1024
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OPEN: Final = frozenset({"/healthz", "/readyz"})  # asked by probes that hold no key
+OPEN: Final = frozenset({"/healthz", "/readyz"})  # asked by probes that hold no key
 
 logger = logging.getLogger("agentobs.api")
 
@@ -69,15 +70,22 @@ class Guard:
             await refusal(scope, receive, sending)
             return
         if scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server leaves out the body
+            scope = {**scope, "method": "GET", "agentobs.head": True}  # the server leaves out the body
         try:
             await self.app(scope, receiving, sending)
+        except ExceptionGroup as group:
+            # What is left of a stream of events whose client went away: FastAPI sends on into nothing.
+            if not started or group.split(anyio.BrokenResourceError)[1] is not None:
+                await self._failed(group, scope, receive, sending, started=started)
         except Exception as error:  # noqa: BLE001  # the last one to see it: nothing above may print it
-            # Its message and traceback stay out of the log: they can hold what users and models wrote.
-            logger.error("request failed: %s at %s", type(error).__name__, _place(error))  # noqa: TRY400
-            if started:
-                raise ConnectionAbortedError("the answer broke off after an unexpected error") from None
-            await unexpected()(scope, receive, sending)
+            await self._failed(error, scope, receive, sending, started=started)
+
+    async def _failed(self, error: BaseException, scope: Scope, receive: Receive, send: Send, *, started: bool) -> None:
+        # Its message and traceback stay out of the log: they can hold what users and models wrote.
+        logger.error("request.failed", extra={"error_class": type(error).__name__, "place": _place(error)})
+        if started:
+            raise ConnectionAbortedError("the answer broke off after an unexpected error") from None
+        await unexpected()(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         length = headers.get("content-length", "0")
@@ -92,7 +100,7 @@ class Guard:
         if scope["method"] not in _SAFE and not _is_same_origin(headers, hosts[0]):
             detail = "the request comes from a page of another origin; expected the same origin or no Origin header"
             return problem(403, detail)
-        if self.key_digest is not None and scope["path"] not in _OPEN:
+        if self.key_digest is not None and scope["path"] not in OPEN:
             return self._unauthorized(headers.getlist("authorization"))
         return None
 

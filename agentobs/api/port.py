@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from agentobs.api.live import Hub
 from agentobs.journal.protocol import Reader, Submitted
 from agentobs.records import Run
 from agentobs.workflows import Workflow
@@ -13,6 +14,9 @@ from agentobs.workflows import Workflow
 class ServicePort(Protocol):
     @property
     def reader(self) -> Reader: ...
+
+    @property
+    def live(self) -> Hub: ...
 
     @property
     def registry(self) -> Mapping[str, Workflow]: ...

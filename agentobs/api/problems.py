@@ -42,7 +42,11 @@ class Json(JSONResponse):
     """JSON with ASCII escapes, so that lone surrogates of stored text can be sent."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return self.text(content).encode("ascii")
+
+    @staticmethod
+    def text(content: Any) -> str:
+        return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
 
 def problem(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from agentobs.api import views
+from agentobs.api.events import add_events
 from agentobs.api.port import ServicePort
+from agentobs.api.prefer import MAX_WAIT_S, wait_s
 from agentobs.api.problems import KINDS, Json
 from agentobs.api.schemas import (
     Detail,
@@ -36,6 +40,14 @@ IdempotencyKey = Annotated[
         description="The same key and body again answer 200 and the same run.",
     ),
 ]
+Prefer = Annotated[
+    list[str] | None,
+    Header(
+        alias="Prefer",
+        description=f"wait=60: answer once the run has ended, after at most so many seconds (up to {MAX_WAIT_S}); "
+        "Preference-Applied tells how many (RFC 7240).",
+    ),
+]
 Traceparent = Annotated[str | None, Header(description="Kept as a link; a malformed one is ignored.")]
 
 
@@ -46,6 +58,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def router(service: ServicePort) -> APIRouter:
     api = APIRouter(redirect_slashes=False)
     _add_runs(api, service)
+    add_events(api, service)
     _add_operations(api, service)
     return api
 
@@ -65,13 +78,20 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
         status_code=202,
         response_model=Summary,
         responses={
-            200: {"model": Summary, "description": "This key and body had made the run before"},
+            200: {
+                "model": Summary,
+                "description": "This key and body had made the run before; or it ended within Prefer: wait",
+            },
             **_problems(400, 404, 409, 413, 415, 422, 429, 503),
         },
         tags=["runs"],
     )
     async def submit(
-        body: RunRequest, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
+        request: Request,
+        body: RunRequest,
+        idempotency_key: IdempotencyKey = None,
+        prefer: Prefer = None,
+        traceparent: Traceparent = None,
     ) -> Response:
         """Accept a run. Once 202 is sent, it cannot be lost."""
         run, created = await service.submit(
@@ -82,7 +102,13 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
             traceparent=to_traceparent(traceparent),
         )
         summary = views.summary(RunDetail(run=run)) if created else await summarized(run)
-        return Json(summary, 202 if created else 200, {"Location": f"/v1/runs/{run.id}"})
+        headers = {"Location": f"/v1/runs/{run.id}"}
+        wait = wait_s(prefer or ())
+        if wait is None:
+            return Json(summary, 202 if created else 200, headers)
+        headers["Preference-Applied"] = f"wait={wait}"
+        ended = await first_of(service.live.ended(run.id), hung_up(request), timeout_s=wait)
+        return Json(await summarized(run) if ended else summary, 200 if ended else 202, headers)
 
     @api.get("/v1/runs", response_model=RunList, responses=_problems(400, 422), tags=["runs"])
     async def list_runs(filters: Annotated[Filters, Query()]) -> Response:
@@ -125,6 +151,24 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
         return Json(await summarized(await service.resume(to_run_id(run_id))), 202)
 
 
+async def first_of(wanted: Coroutine[Any, Any, bool], other: Coroutine[Any, Any, Any], *, timeout_s: float) -> bool:
+    """What `wanted` returned; False if `other` ended before it, or the time was up. Neither is left running."""
+    tasks = [asyncio.create_task(wanted), asyncio.create_task(other)]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].done() and tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def hung_up(request: Request) -> None:
+    """Returns when the caller no longer waits for the answer. The body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _add_operations(api: APIRouter, service: ServicePort) -> None:
     @api.get("/v1/workflows", response_model=WorkflowList, tags=["workflows"])
     async def workflows() -> Response:
@@ -149,7 +193,12 @@ def _add_operations(api: APIRouter, service: ServicePort) -> None:
             return Json({"status": "not ready", "reasons": reasons}, 503)
         return Json({"status": "ready"})
 
-    @api.get("/metrics", response_class=Response, tags=["operation"])
+    @api.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}},
+        tags=["operation"],
+    )
     async def metrics(request: Request) -> Response:
         """Prometheus text or OpenMetrics, as Accept asks."""
         body, content_type = service.render_metrics(request.headers.get("accept", ""))

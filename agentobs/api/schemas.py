@@ -23,6 +23,7 @@ MAX_LIMIT: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ID: Final = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
 _CURSOR_VERSION: Final = b"\x01"
+_CURSOR: Final = "^A[Q-Za-f][A-Za-z0-9_-]{21}$"  # the version and 16 bytes
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT: Final = re.compile(r"(([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2})(-.*)?")
 
@@ -71,7 +72,9 @@ class RunRequest(BaseModel):
 
     workflow: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     input: Any = Field(None, description="The workflow's input; its schema is in GET /v1/workflows.")
-    tags: Annotated[dict[TagKey, TagValue], Field(max_length=20)] = {}
+    tags: Annotated[
+        dict[TagKey, TagValue], Field(max_length=20, json_schema_extra={"additionalProperties": False})
+    ] = {}
 
 
 class Filters(BaseModel):
@@ -82,11 +85,15 @@ class Filters(BaseModel):
     workflow: Annotated[str, StringConstraints(max_length=64)] | None = None
     status: Status | None = None
     error_type: ErrorType | None = None
-    tag: Annotated[str, AfterValidator(_tag)] | None = Field(None, description="key:value")
+    tag: Annotated[str, AfterValidator(_tag), Field(json_schema_extra={"pattern": "^[^:]+:"})] | None = Field(
+        None, description="key:value"
+    )
     since: Instant | None = Field(None, description="Created at this time or later; UTC unless it says otherwise.")
     until: Instant | None = Field(None, description="Created before this time.")
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
-    cursor: str | None = Field(None, description="next_cursor of the page before.")
+    cursor: Annotated[str, Field(json_schema_extra={"pattern": _CURSOR})] | None = Field(
+        None, description="next_cursor of the page before."
+    )
 
     def query(self) -> RunQuery:
         """One run more than asked for, which tells whether there is a next page. Raises `RequestError`."""
@@ -194,6 +201,15 @@ class AttemptView(BaseModel):
     tokens: Tokens | None = Field(description="Null when unknown.")
     usage: str = Field(json_schema_extra={"enum": [EXACT, PARTIAL, UNKNOWN]})
     cost_usd: Dollars
+
+
+class AttemptEvent(AttemptView):
+    """An attempt in the stream of a run's events."""
+
+    step: int = Field(description="Number of its step.")
+    execution: int
+    agent: str
+    started_at: datetime
 
 
 class StepView(BaseModel):

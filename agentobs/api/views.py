@@ -12,8 +12,9 @@ from typing import Any, Final, TypeAlias
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from agentobs.encoding import decode
-from agentobs.journal.protocol import RunDetail
+from agentobs.journal.protocol import Event, RunDetail
 from agentobs.records import (
+    CLOSED,
     EXACT,
     PARTIAL,
     PICO,
@@ -133,6 +134,21 @@ def attempt_view(found: Attempt) -> Json:
         "usage": found.usage,
         "cost_usd": None if found.cost_pico is None else dollars(found.cost_pico),
     }
+
+
+def event(found: Event) -> tuple[str, Json]:
+    """An event's name and its data: what the API shows of the record, as it stood then."""
+    verb = "ended" if found.verb == CLOSED else "started"
+    record = found.record
+    if isinstance(record, Run):
+        detail = found.detail or RunDetail(run=record)
+        return "run.ended" if found.verb == CLOSED else "run.accepted", summary(detail)
+    if isinstance(record, Execution):
+        return f"execution.{verb}", execution(record)
+    if isinstance(record, Step):
+        return f"step.{verb}", step(record, found.attempts)
+    where = {"step": record.step, "execution": record.execution, "agent": record.agent}
+    return f"attempt.{verb}", attempt_view(record) | where | {"started_at": instant(record.started_at)}
 
 
 def workflow(found: Workflow) -> Json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -69,6 +70,17 @@ class Client:
     async def workflows(self) -> dict[str, Any]:
         return await self._json("GET", "/v1/workflows")
 
+    async def events(self, run_id: str, after: int) -> AsyncGenerator[tuple[str, dict[str, Any], int]]:
+        """Name, data and number of each event after that one, until the service ends the stream."""
+        headers = {"Last-Event-ID": str(after)} if after else {}
+        with self._reaching():
+            async with self._http.sse(f"{self._base}/v1/runs/{run_id}/events", headers=headers) as stream:
+                if not stream.response.is_success:
+                    await stream.response.aread()
+                    raise self._problem(stream.response)
+                async for sent in stream:
+                    yield sent.event, json.loads(sent.data), int(sent.id)
+
     async def text(self, path: str) -> str:
         return (await self._send("GET", path)).text
 
@@ -87,8 +99,17 @@ class Client:
     async def _send(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: object = None
     ) -> httpx2.Response:
-        try:
+        with self._reaching():
             response = await self._http.request(method, self._base + path, params=params, **_content(body))
+        if response.is_success:
+            return response
+        raise self._problem(response)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """What may happen on the way to the service, as `Unreachable`."""
+        try:
+            yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             raise Unreachable(
                 f"no service answers at {self.url}; start 'agentobs serve', or name another with --server or "
@@ -104,9 +125,6 @@ class Client:
                 f"the call to {self.url} broke off ({type(error).__name__}); see that a service of agentobs listens "
                 "there"
             ) from None
-        if response.is_success:
-            return response
-        raise self._problem(response)
 
     def _problem(self, response: httpx2.Response) -> AgentobsError:
         try:

@@ -69,11 +69,11 @@ def _app(text: str) -> typer.Typer:
 
 app = _app(
     "Durable, observable multi-agent Claude workflows.\n\n"
-    "Exit codes: 0 done, 1 the run failed, 2 wrong use, 3 no service answers.\n\n"
+    "Exit codes: 0 done, 1 the run failed, 2 wrong use, 3 no service answers, 4 a check found a difference.\n\n"
     "Begin with 'agentobs demo'."
 )
 runs_app = _app("The runs of a service, or of the journal file where no service answers.")
-app.add_typer(runs_app, name="runs", short_help="List, show, cancel and resume runs.")
+app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Server: TypeAlias = Annotated[
@@ -232,6 +232,18 @@ def show_run(
         _wait(showing.show_run(_settings(), server, run_id, as_json=as_json))
 
 
+@runs_app.command("tail", short_help="Follow a run to its end.")
+def tail_run(
+    run_id: RunId,
+    server: Server = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
+) -> None:
+    """Follow a run to its end: its waterfall as it grows, or lines where that is not a terminal."""
+    from agentobs.cli.tailing import tail  # noqa: PLC0415
+
+    raise typer.Exit(_wait(tail(_settings(), server, run_id, as_json=as_json)))
+
+
 @runs_app.command("cancel", short_help="Stop a run and its spending.")
 def cancel_run(run_id: RunId, server: Server = None, as_json: AsJson = False) -> None:
     """Stop a run and its spending. Needs the service that owns the journal."""
@@ -317,6 +329,57 @@ def init_project(
     from agentobs.cli.init import init  # noqa: PLC0415
 
     init(target, name)
+
+
+@app.command(short_help="Check a deploy: what would recorded runs pay again?")
+def replay(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Runs by id; else the filters.")] = None,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Queued, running, waiting; the default.")] = False,
+    workflow: Annotated[str | None, typer.Option()] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Created then or later; ISO 8601, UTC.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many runs at most, the newest.")] = 1000,
+    execution: Annotated[
+        str, typer.Option("--as", metavar="next|resumed", help="resumed: as if resumed, when failed steps run again.")
+    ] = "next",
+    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0.1, help="For each run.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the workflow code of this environment against recorded runs: offline, nothing is sent, run or written.
+
+    Exit code 4: a recorded step would be paid again, or code and record differ otherwise.
+    """
+    if execution not in {"next", "resumed"}:
+        raise typer.BadParameter(f"{execution!r:.40} is not one of next, resumed", param_hint="--as")
+    settings = _settings()
+    from agentobs.cli import replaying  # noqa: PLC0415
+
+    asked = replaying.Asked(
+        ids=ids or (),
+        unfinished=unfinished,
+        workflow=workflow,
+        since=since,
+        limit=limit,
+        resumed=execution == "resumed",
+        timeout_s=timeout_s,
+    )
+    raise typer.Exit(_wait(replaying.replay(settings, asked, as_json=as_json)))
+
+
+@app.command(short_help="Say what is wrong here, and what to do.")
+def doctor(
+    online: Annotated[bool, typer.Option("--online", help="Try the model key with a call that costs nothing.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read the whole journal file (PRAGMA quick_check).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check environment, keys, endpoints, clock, disk and journal. Writes nothing. Exit code 4: a problem was found."""
+    from agentobs.cli.doctor import doctor as examine  # noqa: PLC0415
+    from agentobs.errors import InvalidSettings  # noqa: PLC0415
+
+    try:
+        found: Settings | InvalidSettings = _settings()
+    except InvalidSettings as error:
+        found = error
+    raise typer.Exit(examine(found, online=online, deep=deep, as_json=as_json))
 
 
 def _settings() -> Settings:

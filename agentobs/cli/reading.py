@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydantic import ValidationError
 
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
     from agentobs.journal.reads import SqliteReader
 
 
+_LOOK_S: Final = 0.2  # between two looks into the file for events
+
+
 class Source(Protocol):
     """Both give what the HTTP API gives."""
 
     async def runs(self, filters: Mapping[str, Any]) -> dict[str, Any]: ...
 
     async def run(self, run_id: str) -> dict[str, Any]: ...
+
+    def events(self, run_id: str, after: int) -> AsyncGenerator[tuple[str, dict[str, Any], int]]:
+        """Name, data and number of each event after that one, until the run has ended or the stream is cut off."""
+        ...
 
 
 class JournalFile:
@@ -46,11 +54,27 @@ class JournalFile:
     async def run(self, run_id: str) -> dict[str, Any]:
         return views.run_detail(await self.detail(run_id))
 
+    async def events(self, run_id: str, after: int) -> AsyncGenerator[tuple[str, dict[str, Any], int]]:
+        while True:
+            found = await self._reader.events(run_id, after)
+            if found is None:
+                raise self._missing(run_id)
+            for event in found.items:
+                after = event.seq
+                yield *views.event(event), event.seq
+            if found.over:
+                return
+            if not found.items:
+                await asyncio.sleep(_LOOK_S)
+
     async def detail(self, run_id: str) -> RunDetail:
         found = await self._reader.detail(run_id)
         if found is None:
-            raise NotFound(f"there is no run {run_id} in {self._path}")
+            raise self._missing(run_id)
         return found
+
+    def _missing(self, run_id: str) -> NotFound:
+        return NotFound(f"there is no run {run_id} in {self._path}")
 
 
 @asynccontextmanager

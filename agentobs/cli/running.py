@@ -24,6 +24,7 @@ _PATIENCE_S: Final = 30.0  # for a service that does not answer while a run is f
 
 async def run_here(settings: Settings, workflow: str, value: object, tags: Mapping[str, str]) -> Mapping[str, Any]:
     """Own the journal for as long as the run takes. Nothing is left behind for an input that cannot be run."""
+    from agentobs.models.providers import unready  # noqa: PLC0415
     from agentobs.service import open_service  # noqa: PLC0415 -- a second and a half of imports
     from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
@@ -31,6 +32,8 @@ async def run_here(settings: Settings, workflow: str, value: object, tags: Mappi
     REGISTRY[workflow].parse(value)
     import agentobs.models.wire  # noqa: F401, PLC0415 -- the SDK, lest the first attempt waits for it
 
+    for reason in await unready(REGISTRY[workflow]):  # no log line would be seen
+        note(reason)
     async with open_service(_quiet(settings)) as service:
         run, _ = await service.submit(workflow, value, tags=tags)
         note(f"run {run.id}")

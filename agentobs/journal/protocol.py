@@ -92,6 +92,7 @@ class QueueState(NamedTuple):
 
 
 DEFAULT_LIMIT: Final = 50  # runs a page
+EVENTS: Final = 100  # events a page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,31 @@ class RunDetail:
     notes: tuple[Note, ...] = field(default=())
 
 
+class Event(NamedTuple):
+    """One committed change of a run, with its record as it stood then. The same whenever it is read.
+
+    Runs, executions, steps and attempts have two each, OPENED and CLOSED. What happened in between (NOTED), or turned
+    out later (SETTLED), has no number of its own and is no event; nor is a note.
+    """
+
+    seq: int
+    verb: str
+    record: Run | Execution | Step | Attempt
+    attempts: tuple[Attempt, ...] = ()  # of a step that ended
+    detail: RunDetail | None = (
+        None  # of the run that was accepted or ended: what its summary is made of, without content
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """The next events of a run in their order. `over`: the run has ended, and nothing comes after these."""
+
+    items: tuple[Event, ...] = ()
+    over: bool = False
+    last_seq: int = 0  # the run's highest number so far
+
+
 class Reader(Protocol):
     """Reading a journal needs no ownership. Every call is a short transaction off the event loop."""
 
@@ -130,6 +156,14 @@ class Reader(Protocol):
 
     async def details(self, query: RunQuery) -> Sequence[RunDetail]:
         """One page, newest first, without content."""
+        ...
+
+    async def events(self, run_id: str, after: int, *, limit: int = EVENTS) -> Events | None:
+        """The events numbered above `after`, at most `limit`; None when there is no such run.
+
+        A run's numbers are committed in their order: who has read up to one of them has missed nothing below it. Of
+        texts, only what a preview needs is read.
+        """
         ...
 
     async def queue(self) -> Sequence[QueueState]: ...

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from agentobs.journal.protocol import Labels, Owed, QueueState, RunDetail, RunQuery
-from agentobs.journal.rows import CARRY, CONTENT, R, owed_from_row, record
+from agentobs.journal.events import EMPTY, PREVIEWED, events_between
+from agentobs.journal.protocol import EVENTS, Events, Labels, Owed, QueueState, RunDetail, RunQuery
+from agentobs.journal.rows import CARRY, R, owed_from_row, record
 from agentobs.records import CLOSED, SETTLED, Attempt, Change, Execution, Note, Run, Step
 
 T = TypeVar("T")
@@ -48,6 +49,9 @@ class SqliteReader:
         where, params = _filter(query)
         return await self.read(lambda db: self._details(db, where, params, content=False))
 
+    async def events(self, run_id: str, after: int, *, limit: int = EVENTS) -> Events | None:
+        return await self.read(lambda db: self._events(db, run_id, after, limit))
+
     async def queue(self) -> Sequence[QueueState]:
         return await self.read(lambda db: [QueueState(*row) for row in db.execute(self._sql.queue_state.sql)])
 
@@ -80,11 +84,18 @@ class SqliteReader:
             db.execute("COMMIT")
 
     def _records(
-        self, db: sqlite3.Connection, kind: type[R], sql: str, params: Mapping[str, object], *, content: bool = True
+        self,
+        db: sqlite3.Connection,
+        kind: type[R],
+        sql: str,
+        params: Mapping[str, object],
+        *,
+        instead: Mapping[type, Mapping[str, str]] | None = None,
     ) -> list[R]:
-        if not content:  # the columns are named by the table itself, so that new ones are not forgotten
+        """`instead`: expressions that are read in place of columns."""
+        if instead is not None:  # the columns are named by the table itself, so that new ones are not forgotten
             star = "*" if kind is Run else f"{kind.__name__[0].lower()}.*"
-            sql = sql.replace(star, self._without_content(db, kind), 1)
+            sql = sql.replace(star, self._columns(db, kind, instead.get(kind, {})), 1)
         cursor = db.execute(sql, params)
         names = [column[0] for column in cursor.description]
         return [record(kind, names, row) for row in cursor]
@@ -93,32 +104,54 @@ class SqliteReader:
         self, db: sqlite3.Connection, where: str, params: Mapping[str, object], *, content: bool
     ) -> list[RunDetail]:
         details = []
-        for run in self._records(db, Run, f"SELECT * FROM runs {where}", params, content=content):  # noqa: S608
+        instead = None if content else EMPTY
+        for run in self._records(db, Run, f"SELECT * FROM runs {where}", params, instead=instead):  # noqa: S608
             key = {"run_id": run.id}
             details.append(
                 RunDetail(
                     run=run,
                     executions=tuple(self._records(db, Execution, self._sql.executions_of.sql, key)),
-                    steps=tuple(self._records(db, Step, self._sql.steps_of.sql, key, content=content)),
-                    attempts=tuple(self._records(db, Attempt, self._sql.attempts_of.sql, key, content=content)),
+                    steps=tuple(self._records(db, Step, self._sql.steps_of.sql, key, instead=instead)),
+                    attempts=tuple(self._records(db, Attempt, self._sql.attempts_of.sql, key, instead=instead)),
                     notes=tuple(self._records(db, Note, self._sql.notes_of.sql, key)) if content else (),
                 )
             )
         return details
 
-    def _without_content(self, db: sqlite3.Connection, kind: type[R]) -> str:
-        table = f"{kind.__name__.lower()}s"
-        known: dict[str, str] | None = getattr(self._local, "columns", None)
+    def _columns(self, db: sqlite3.Connection, kind: type[R], instead: Mapping[str, str]) -> str:
+        alias = "" if kind is Run else f"{kind.__name__[0].lower()}."
+        known: dict[type, list[str]] | None = getattr(self._local, "columns", None)
         if known is None:
             known = self._local.columns = {}
-        if table not in known:
-            absent = CONTENT.get(kind, {})
-            columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-            alias = "" if kind is Run else f"{table[0]}."
-            known[table] = ", ".join(
-                f"{alias}{name}" if name not in absent else f"{_literal(absent[name])} AS {name}" for name in columns
-            )
-        return known[table]
+        if kind not in known:
+            known[kind] = [row[1] for row in db.execute(f"PRAGMA table_info({kind.__name__.lower()}s)")]
+        return ", ".join(
+            f"{instead[name].format(alias + name)} AS {name}" if name in instead else f"{alias}{name}"
+            for name in known[kind]
+        )
+
+    def _events(self, db: sqlite3.Connection, run_id: str, after: int, limit: int) -> Events | None:
+        run = _first(self._records(db, Run, self._sql.run_by_id.sql, {"id": run_id}, instead=EMPTY))
+        if run is None:
+            return None
+        key = {"run_id": run_id}
+        last: int = db.execute(self._sql.last_seq.sql, key).fetchone()[0]
+        over = run.ended_at is not None
+        until = db.execute(self._sql.events_until.sql, {**key, "after": after, "limit": limit}).fetchone()[0]
+        if until is None:
+            return Events(over=over, last_seq=last)
+        part = {**key, "after": after, "until": until}
+        items = events_between(
+            after,
+            until,
+            run=run,
+            executions=self._records(db, Execution, self._sql.executions_of.sql, key),
+            steps=self._records(db, Step, self._sql.steps_between.sql, part, instead=PREVIEWED),
+            attempts=self._records(db, Attempt, self._sql.attempts_between.sql, part, instead=EMPTY),
+            notes=self._records(db, Note, self._sql.notes_of.sql, key),
+            detail=lambda: self._details(db, "WHERE id = :id", {"id": run_id}, content=False)[0],
+        )
+        return Events(items=items, over=over and until >= (run.end_seq or 0), last_seq=last)
 
     def _pending(self, db: sqlite3.Connection, after: int, limit: int) -> list[tuple[Owed, tuple[Change, ...]]]:
         rows = db.execute(self._sql.owed_after.sql, {"after": after, "limit": limit}).fetchall()
@@ -187,10 +220,6 @@ def _filter(query: RunQuery) -> tuple[str, dict[str, object]]:
 def _bound(unix_ms: int) -> str:
     digits = f"{max(unix_ms, 0):012x}"
     return f"{digits[:8]}-{digits[8:]}"
-
-
-def _literal(value: str | None) -> str:
-    return "NULL" if value is None else f"'{value}'"
 
 
 def _first(found: Sequence[T]) -> T | None:

@@ -55,6 +55,7 @@ class SqliteJournal:
         self.run = self._reader.run
         self.detail = self._reader.detail
         self.details = self._reader.details
+        self.events = self._reader.events
         self.queue = self._reader.queue
         self.totals = self._reader.totals
         self.pending_spans = self._reader.pending_spans

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agentobs.errors import Conflict, NotFound, QueueFull, StaleOwner
+from agentobs.journal.events import end_note
 from agentobs.journal.protocol import Claim, Fence, History, Submitted
 from agentobs.journal.rows import R, parameters, record, storable
 from agentobs.records import (
@@ -189,6 +190,8 @@ class Units:
         run = self._existing(db, run_id)
         if db.execute(self._sql.requeue_run.sql, {"id": run_id}).rowcount != 1:
             raise Conflict(f"run {run_id} is {run.status}; only a failed or cancelled run can be resumed")
+        executions = self._all(db, Execution, self._sql.executions_of, run_id=run_id)
+        self.write(db, [Change(CLOSED, end_note(run, len(executions)))])
         return self._existing(db, run_id)
 
     def _count_queued(self, db: sqlite3.Connection, limit: int, now: int) -> int:

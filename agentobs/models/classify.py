@@ -25,6 +25,7 @@ _STATUS: Final[Mapping[int, str]] = {
     408: "timeout",
     409: "server_error",
     413: "too_large",
+    424: "server_error",  # Bedrock: the model failed
     429: "rate_limited",
     529: "overloaded",
 }
@@ -43,7 +44,28 @@ _EVENT: Final[Mapping[str, str]] = {
     "timeout_error": "server_error",
     "conflict_error": "server_error",
     "overloaded_error": "overloaded",
+    # Exceptions of a Bedrock stream.
+    "validationException": "invalid_request",
+    "accessDeniedException": "permission",
+    "resourceNotFoundException": "not_found",
+    "throttlingException": "rate_limited",
+    "internalServerException": "server_error",
+    "modelStreamErrorException": "server_error",
+    "modelTimeoutException": "server_error",
+    "serviceUnavailableException": "server_error",
 }
+
+# What AWS answers with 403 as well: whoever asked is not known, so no permission of his was looked at.
+_UNKNOWN_CALLER: Final = frozenset(
+    {
+        "ExpiredTokenException",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "UnrecognizedClientException",
+    }
+)
 
 # Stop reasons that are not what was asked for; every other one (end_turn, tool_use, pause_turn, …) is ok.
 _STOP: Final[Mapping[str, str]] = {
@@ -57,10 +79,13 @@ _STOP: Final[Mapping[str, str]] = {
 _EXCEPTION: Final[Mapping[str, str]] = {
     "CredentialsError": "authentication",  # found or fetched before a request is sent
     "WorkloadIdentityError": "authentication",
+    "UsageError": "invalid_request",  # a platform's settings
+    "BotoCoreError": "authentication",  # raised while a request is signed
     "ConnectTimeout": "connection_error",
     "TimeoutException": "timeout",
     "TimeoutError": "timeout",
     "TransportError": "stream_truncated",
+    "GoogleAuthError": "authentication",  # its TransportError, the class above, is a connection error
 }
 
 _RATE_LIMIT_KINDS: Final = ("requests", "input_tokens", "output_tokens")
@@ -95,6 +120,12 @@ def of_status(status: int) -> str:
     if status >= 500:
         return _STATUS.get(status, "server_error")
     return _STATUS.get(status, "invalid_request" if status >= 400 else "bad_response")
+
+
+def of_refusal(refused: Refused) -> str:
+    """Classify a response that is not a success by its status, and by what AWS says of a 403."""
+    told = refused.headers.get(b"x-amzn-errortype", b"").decode("latin-1").partition(":")[0]
+    return "authentication" if told in _UNKNOWN_CALLER else of_status(refused.status)
 
 
 def of_error_event(error_type: object) -> str:

@@ -48,7 +48,24 @@ _GEOS: Final[Mapping[str | None, Decimal]] = {
 }
 
 # A name's suffix that says which snapshot of the same model it is.
-_SNAPSHOT: Final = re.compile(r"(?:[-@](?:20\d{6}|latest)|-20\d\d-\d\d-\d\d)$")
+_SNAPSHOT: Final = re.compile(r"(?:[-@](?:20\d{6}|latest|default)|-20\d\d-\d\d-\d\d)$")
+# What cloud platforms put around a model's name: "us.anthropic." before it, "-v1:0" behind it.
+_BEFORE: Final = re.compile(r"^(?:[a-z-]+\.)*(?=claude-)")
+_BEHIND: Final = re.compile(r"-v\d+(?::\d+)?$")
+
+# The price data's names of those who state regions in their prices, so that no answer's geography is added to it.
+_ANTHROPIC: Final = "anthropic"
+_AWS: Final = "aws"
+_GOOGLE: Final = "google"
+# Where the data has no entry of theirs, it follows Anthropic's own list (`fallback_model_providers` in the data); of
+# Azure it has no Claude at all (https://platform.claude.com/docs/en/build-with-claude/claude-in-microsoft-foundry:
+# Anthropic's standard prices).
+_FOLLOWS: Final = frozenset({_GOOGLE, "azure"})
+
+# Vertex: regional and multi-region endpoints cost a tenth more than the global one, from Sonnet 4.5 on; older models
+# have one price (https://platform.claude.com/docs/en/build-with-claude/claude-on-vertex-ai, "Global vs regional").
+_REGIONAL: Final = Decimal("1.1")
+_ONE_PRICE: Final = re.compile(r"claude-(?:3-.*|4-(?:opus|sonnet)|(?:opus|sonnet)-4(?:-[01])?)")
 
 
 class _Rates(NamedTuple):
@@ -80,8 +97,13 @@ def load() -> None:
     price_version()
 
 
-def price(bill: Bill, model: str, *, provider: str = "anthropic", day: int | None = None) -> Price:
+def price(
+    bill: Bill, model: str, *, provider: str = "anthropic", regional: bool = False, day: int | None = None
+) -> Price:
     """Price a bill; `model` is the one that answered (the one asked, where the answer names none).
+
+    `provider` is the price data's name of who sent it: anthropic, aws, google or azure. On AWS `model` must be the
+    one asked, since its id says where it runs; on Google `regional` says that it was not the global endpoint.
 
     Each part is priced by its own model and prompt length. The sum is exact, and rounded once, half to even, to
     whole pico-dollars. Usage that is partial gives a lower bound, unknown usage gives no price. `day` counts from
@@ -89,16 +111,19 @@ def price(bill: Bill, model: str, *, provider: str = "anthropic", day: int | Non
     """
     if bill.usage.state == UNKNOWN:
         return UNPRICED
-    factor = _GEOS.get(bill.inference_geo)
+    factor = Decimal(1) if provider in {_AWS, _GOOGLE} else _GEOS.get(bill.inference_geo)
     if factor is None:
         return Price(pico=None, version=price_version())
     when = int(time.time() // _DAY_S) if day is None else day
     total = Decimal(0)
     for part in bill.parts:
-        bands = _bands(provider, part.model or model, bill.speed, bill.service_tier, when)
+        name = _named(provider, model, part.model)
+        bands = _bands(provider, name, bill.speed, bill.service_tier, when)
         cost = _tokens_cost(bands, part.usage)
         if cost is None:
             return Price(pico=None, version=price_version())
+        if regional and not _ONE_PRICE.fullmatch(_core(name)):
+            cost *= _REGIONAL
         total += cost
     total *= factor
     if bill.usage.web_searches:
@@ -175,23 +200,62 @@ def _find(provider: str, model: str) -> Any:
 
     The data itself must match it too, but matches by prefix: it would price a `claude-opus-4-10` as an opus-4-1.
     """
-    models = _models(provider)
     name = model.lower()
-    info = models.get(name) or models.get(_SNAPSHOT.sub("", name))
-    return info if info is not None and info.is_match(name) else None
+    if provider in {_AWS, _GOOGLE}:
+        found = next((info for info in _cores(provider).get(_core(name), ()) if info.is_match(name)), None)
+    else:
+        models = _models(provider)
+        info = models.get(name) or models.get(_SNAPSHOT.sub("", name))
+        found = info if info is not None and info.is_match(name) else None
+    if found is None and provider in _FOLLOWS:
+        return _find(_ANTHROPIC, model)
+    return found
+
+
+def _named(provider: str, asked: str, part: str | None) -> str:
+    """The name by which a part of a bill is priced. On AWS a bare name gets what stood before that of the model asked.
+
+    There a model may also be asked by the ARN of an inference profile, which ends with the same id.
+    """
+    if provider != _AWS:
+        return part or asked
+    asked = asked.rpartition("/")[2] if asked.startswith("arn:") else asked
+    where = _BEFORE.match(asked.lower())
+    return f"{where[0] if where else ''}{part}" if part else asked
+
+
+def _core(name: str) -> str:
+    """A model's name without what platforms put around it, and without its date."""
+    return _SNAPSHOT.sub("", _BEHIND.sub("", _BEFORE.sub("", name.lower())))
+
+
+@cache
+def _cores(provider: str) -> dict[str, tuple[Any, ...]]:
+    """A platform's entries by their model's name. There are several of one: its prices differ by region."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for info in _entries(provider):
+        names = {_core(info.id), *(_core(name) for name in _names(info.match))}
+        for name in names:
+            found[name] = (*found.get(name, ()), info)
+    return found
 
 
 @cache
 def _models(provider: str) -> dict[str, Any]:
-    # Not at the top: it takes a third of a second, which a service that must be ready within one has not got.
-    from genai_prices.data import providers  # noqa: PLC0415
-
     found: dict[str, Any] = {}
-    for info in next((each.models for each in providers if each.id == provider), ()):
+    for info in _entries(provider):
         for name in _names(info.match):
             found.setdefault(name.lower(), info)
         found.setdefault(_SNAPSHOT.sub("", info.id), info)
     return found
+
+
+@cache
+def _entries(provider: str) -> tuple[Any, ...]:
+    # Not at the top: it takes a third of a second, which a service that must be ready within one has not got.
+    from genai_prices.data import providers  # noqa: PLC0415
+
+    return tuple(next((each.models for each in providers if each.id == provider), ()))
 
 
 def _names(match: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from agentobs.models.usage import merge_usage
 from agentobs.records import EXACT, PARTIAL
@@ -20,6 +20,16 @@ _ADDS: Final[Mapping[str, str]] = {"text_delta": "text", "thinking_delta": "thin
 _SETS: Final[Mapping[str, str]] = {"signature_delta": "signature", "compaction_delta": "content"}
 # Stop reasons that can come in the middle of a block.
 _CUTS: Final = frozenset({"max_tokens", "model_context_window_exceeded", "refusal"})
+
+
+class Decoder(Protocol):
+    """Cuts a byte stream into events. `empty` until a byte has come."""
+
+    empty: bool
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that end in this chunk. Raises `ValueError` for what is no event."""
+        ...
 
 
 class EventDecoder:

@@ -90,7 +90,7 @@ class AgentStep:
             model=agent.model,
             input=encode(prompt, f"the prompt of agent {agent.name!r}"),
             started_at=self.started.wall,
-            seq=live.seq(),
+            seq=0,  # numbered when it is written: a run's numbers are committed in their order
             workflow=live.run.workflow,
             version=live.execution.version,
             reason=live.execution.reason,
@@ -199,6 +199,7 @@ class AgentStep:
         if not self.unwritten:
             return []
         self.unwritten = False
+        self.step = changed(self.step, seq=self.live.seq())
         return [Change(OPENED, self.step)]
 
     def _failed(self, error_type: str, text: str) -> Change:

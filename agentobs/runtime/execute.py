@@ -51,7 +51,7 @@ class Ending:
 async def execute(live: Live) -> None:
     """Run the workflow function once and commit how the execution ended. Raises nothing."""
     loop = asyncio.get_running_loop()
-    task = loop.create_task(_function(live))
+    task = loop.create_task(workflow_output(live))
     stopped = loop.create_task(live.stopped.wait())
     await asyncio.wait({task, stopped}, timeout=max(live.seconds_left(), 0), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -59,7 +59,7 @@ async def execute(live: Live) -> None:
         live.stop("deadline")  # unless it was stopped for another reason
         task.cancel()
         await asyncio.wait({task}, timeout=GRACE_S)
-    ending = _ending(live, task)
+    ending = ending_of(live, task)
     await live.settle()
     if not task.done():
         _log.warning("run.ignored_cancellation", extra={"run_id": live.run.id, "workflow": live.run.workflow})
@@ -76,7 +76,7 @@ async def execute(live: Live) -> None:
         await shielded(live.commit(*_last_changes(live, failed)))
 
 
-async def _function(live: Live) -> str:
+async def workflow_output(live: Live) -> str:
     """The workflow's output as stored JSON."""
     workflow = live.workflow
     try:
@@ -101,7 +101,8 @@ class _LeftError(Exception):
         self.original = original
 
 
-def _ending(live: Live, task: asyncio.Task[str]) -> Ending:
+def ending_of(live: Live, task: asyncio.Task[str]) -> Ending:
+    """What the end of `workflow_output`'s task, or what stopped it, makes of the run."""
     match live.cause:
         case "cancel":
             return Ending(status=CANCELLED, error_type="cancelled", message="cancelled on request")

@@ -103,10 +103,11 @@ class Turn:
         async with live.shared.calls:
             begun = clock.now()
             self.started = self.started or begun
+            opening = owner.opening()  # before the attempt: its number is the lower one
             attempt = self._start(begun)
             self.waiting = None
             try:
-                await live.committed(*owner.opening(), Change(OPENED, attempt))
+                await live.committed(*opening, Change(OPENED, attempt))
             except asyncio.CancelledError:
                 await self._cut_off(attempt, begun, _never_sent())
                 raise

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from .bill import NOTHING, Bill, Usage
 from .cache import PromptCache
+from .dialect import API
 from .errors import too_large
 from .faults import Faults
 from .limits import RateLimits
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from .cache import Charge
+    from .dialect import Dialect
     from .errors import ApiError
     from .stream import Frame
 
@@ -79,8 +81,9 @@ async def read_body(request: web.Request) -> bytes:
 class Exchange:
     """An accepted request. Every change of its line is made before the bytes it is about are written."""
 
-    def __init__(self, provider: Provider, request: web.Request) -> None:
+    def __init__(self, provider: Provider, request: web.Request, dialect: Dialect = API) -> None:
         self.provider = provider
+        self.dialect = dialect
         self.request = request
         self.request_id = provider.ids.new("req")
         self._number = provider.bill.open(self.request_id, request.headers.get("x-agentobs-attempt"))
@@ -90,7 +93,7 @@ class Exchange:
         self.provider.bill.note(self._number, **changes)
 
     def headers(self, more: Mapping[str, str]) -> dict[str, str]:
-        return {"request-id": self.request_id, **more}
+        return {self.dialect.id_header: self.request_id, **more}
 
     async def generate(self, charge: Charge, output: int, *, wait_s: float, whole_s: float) -> None:
         """Wait as long as generating takes; `wait_s` may be infinite.
@@ -134,7 +137,8 @@ class Exchange:
 
     async def fail(self, error: ApiError, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
         """Answer with an error, which costs nothing."""
-        return await self.send_json(error.status, error.body(self.request_id), headers or {})
+        status, body, own = self.dialect.refusal(error, self.request_id)
+        return await self.send_json(status, body, {**own, **(headers or {})})
 
     async def send_part(self, body: bytes, sent: int, headers: Mapping[str, str], usage: Usage) -> web.StreamResponse:
         """Promise the whole body, write so many bytes of it, hang up."""
@@ -157,7 +161,7 @@ class Exchange:
         batch = tuple(frames)
         if batch:
             self.note(status=200, usage=usage_of(charge, batch[-1].tokens))
-        data = b"".join(frame.data for frame in batch)
+        data = b"".join(self.dialect.frame(frame.data) for frame in batch)
         write = response.write_eof if last else response.write
         await self._write(response, lambda: write(data))
 

@@ -1,4 +1,4 @@
-"""`POST /v1/messages` and `/v1/messages/count_tokens`: from the request to its answer.
+"""`POST /v1/messages`, what platforms have in its place, and `/v1/messages/count_tokens`: from request to answer.
 
 What is billed:
     an error costs nothing, as does a connection reset before an answer and a stream whose first event is
@@ -21,6 +21,7 @@ from aiohttp import web
 from . import errors, limits, prompt, stream, validate
 from .answer import Answer, compose, misfit, refusal
 from .catalogue import Model, find
+from .dialect import API
 from .errors import ApiError
 from .exchange import Exchange, Provider, read_body, usage_of
 from .faults import Rule
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .cache import Charge
+    from .dialect import Dialect
 
 # The share of the latency that passes before the first event, and in how many goes the rest is sent.
 _FIRST_EVENT = 0.4
 _MOST_BURSTS = 8
 _NO_RETRY = {"x-should-retry": "false"}
-_EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 _GARBAGE = b"<html><head><title>502 Bad Gateway</title></head><body>upstream sent too big header</body></html>"
 _NO_RULE = Rule("")
 
@@ -64,19 +65,19 @@ class _Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-async def create(provider: Provider, request: web.Request) -> web.StreamResponse:
-    """Answer `POST /v1/messages`."""
+async def create(provider: Provider, request: web.Request, dialect: Dialect = API) -> web.StreamResponse:
+    """Answer `POST /v1/messages`, or what a platform has in its place."""
     try:
         raw = await read_body(request)
     except ApiError as error:
-        return await Exchange(provider, request).fail(error, _NO_RETRY)
-    exchange = Exchange(provider, request)
+        return await Exchange(provider, request, dialect).fail(error, _NO_RETRY)
+    exchange = Exchange(provider, request, dialect)
     try:
-        _authorize(request)
-        body = _parse(raw)
+        dialect.authorize(request)
+        body = dialect.body(_parse(raw), request)
         if isinstance(body, dict):
             exchange.note(model=_shown_model(body), stream=body.get("stream") is True)
-        ask = _understand(body)
+        ask = _understand(body, dialect)
     except ApiError as error:
         return await exchange.fail(error, _NO_RETRY)
     rule = provider.faults.pick(ask.model.name, ask.prompt.text) or _NO_RULE
@@ -97,16 +98,11 @@ async def count_tokens(provider: Provider, request: web.Request) -> web.StreamRe
     headers = {"request-id": request_id}
     try:
         raw = await read_body(request)
-        _authorize(request)
-        ask = _understand(_parse(raw), counting=True)
+        API.authorize(request)
+        ask = _understand(_parse(raw), API, counting=True)
     except ApiError as error:
         return web.json_response(error.body(request_id), status=error.status, headers={**headers, **_NO_RETRY})
     return web.json_response({"input_tokens": ask.prompt.tokens}, headers=headers)
-
-
-def _authorize(request: web.Request) -> None:
-    if not request.headers.get("x-api-key") and not request.headers.get("Authorization"):
-        raise errors.no_api_key()
 
 
 def _parse(raw: bytes) -> Any:
@@ -135,9 +131,9 @@ def _shown_model(body: Mapping[str, Any]) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _understand(data: Any, *, counting: bool = False) -> _Ask:
+def _understand(data: Any, dialect: Dialect, *, counting: bool = False) -> _Ask:
     body = validate.check(data, counting=counting)
-    model = find(body["model"])
+    model = find(dialect.named(body["model"]))
     if model is None:
         raise errors.unknown_model(body["model"])
     if not counting:
@@ -225,7 +221,7 @@ async def _send_stream(exchange: Exchange, reply: _Reply) -> web.StreamResponse:
     await exchange.generate(charge, output, wait_s=wait_s, whole_s=reply.delay_s + reply.seconds)
     if rule.fault == "garbage":
         return await exchange.send(200, _GARBAGE, {"Content-Type": _garbage_type(rule)}, usage_of(charge, output))
-    response = web.StreamResponse(headers=exchange.headers({**_EVENTS, **reply.headers}))
+    response = web.StreamResponse(headers=exchange.headers({**exchange.dialect.stream_headers, **reply.headers}))
     unclean = rule.options.get("clean") is False
     bursts = list(_bursts(events, reply.seconds * (1 - _FIRST_EVENT)))
     for at, (pause_s, frames) in enumerate(bursts):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from . import catalogue, messages
+from . import catalogue, dialect, messages
 from .errors import ApiError
 from .exchange import MOST_BYTES, new_provider
 from .faults import FaultRuleError, parse
@@ -31,10 +31,16 @@ if TYPE_CHECKING:
 _BACKLOG = 4_096
 # Lines of the bill that are written before others get a turn.
 _LINES_AT_ONCE = 500
+_PLATFORMS = {
+    "/model/{model}/{verb:invoke|invoke-with-response-stream}": dialect.BEDROCK,
+    "/v1/projects/{project}/locations/{region}/publishers/anthropic/models/"
+    "{model:[^/:]+}:{verb:rawPredict|streamRawPredict}": dialect.VERTEX,
+    "/anthropic/v1/messages": dialect.FOUNDRY,
+}
 
 
 class Simulator:
-    """A Messages API in the running event loop.
+    """A Messages API in the running event loop, also as Bedrock, Vertex and Foundry offer it.
 
         async with Simulator() as simulator:
             client = AsyncAnthropic(base_url=simulator.url, api_key="any")
@@ -152,6 +158,8 @@ def _app(provider: Provider) -> web.Application:
     app = web.Application(client_max_size=MOST_BYTES)
     routes = app.router
     routes.add_post("/v1/messages", partial(messages.create, provider))
+    for path, platform in _PLATFORMS.items():
+        routes.add_post(path, partial(messages.create, provider, dialect=platform))
     routes.add_post("/v1/messages/count_tokens", partial(messages.count_tokens, provider))
     routes.add_get("/v1/models", partial(_models, provider), allow_head=False)
     routes.add_get("/v1/models/{name}", partial(_model, provider), allow_head=False)

@@ -25,7 +25,7 @@ from agentobs.records import (
 )
 from agentobs.telemetry import names
 from agentobs.telemetry.published import Delta, Labels
-from agentobs.telemetry.text import clean
+from agentobs.telemetry.text import clean, provider_name
 
 _NONE: Final[tuple[Delta, ...]] = ()
 _TOO_MUCH: Final = 2**62  # what a database's integer could not add up
@@ -94,7 +94,7 @@ def _turn(attempt: Attempt) -> Sequence[Delta]:
     """Usage of the logical call: that of its last attempt, as the semantic conventions have it."""
     if attempt.usage == UNKNOWN:
         return _NONE
-    labels = (names.CHAT, attempt.provider, clean(attempt.model), names.MODALITY)
+    labels = (names.CHAT, provider_name(attempt.provider), clean(attempt.model), names.MODALITY)
     read, write = attempt.cache_read or 0, attempt.cache_write or 0
     return (
         (names.GEN_AI_INPUT.name, labels, (attempt.input_uncached or 0) + read + write),

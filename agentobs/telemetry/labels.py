@@ -22,7 +22,7 @@ from agentobs.records import (
 from agentobs.telemetry import names
 from agentobs.telemetry.names import Metric
 from agentobs.telemetry.published import Labels
-from agentobs.telemetry.text import clean
+from agentobs.telemetry.text import clean, provider_name
 
 _STEP_OUTCOMES: Final = (SUCCEEDED, FAILED, CANCELLED, INTERRUPTED)
 
@@ -70,7 +70,7 @@ def histogram_sets(workflows: Sequence[WorkflowLabels]) -> Iterator[tuple[Metric
         for agent in workflow.agents:
             model = clean(agent.model)
             yield names.AGENT_SECONDS, (agent.name, model, "")
-            yield names.INFERENCE_SECONDS, (names.CHAT, agent.provider, model, "")
+            yield names.INFERENCE_SECONDS, (names.CHAT, provider_name(agent.provider), model, "")
 
 
 def _runs(workflow: str) -> Iterable[tuple[Metric, Labels]]:
@@ -104,4 +104,4 @@ def _attempts(workflow: str, agent: AgentLabels) -> Iterable[tuple[Metric, Label
     yield names.RETRY_WAIT_SECONDS, who
     yield names.UNPRICED, (model,)
     for metric in (names.GEN_AI_INPUT, names.GEN_AI_OUTPUT, names.GEN_AI_CACHE_READ, names.GEN_AI_CACHE_WRITE):
-        yield metric, (names.CHAT, agent.provider, model, names.MODALITY)
+        yield metric, (names.CHAT, provider_name(agent.provider), model, names.MODALITY)

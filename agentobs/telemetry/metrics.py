@@ -34,7 +34,7 @@ from agentobs.telemetry.collectors import Counters, Histograms, Reading, Reading
 from agentobs.telemetry.labels import WorkflowLabels, counter_sets, histogram_sets
 from agentobs.telemetry.names import Metric
 from agentobs.telemetry.published import Labels, Published
-from agentobs.telemetry.text import clean
+from agentobs.telemetry.text import clean, provider_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class Metrics:
             self._time(names.TOOL_SECONDS, tool, step.started_at, step.ended_at, step)
 
     def _turn(self, attempt: Attempt) -> None:
-        labels = (names.CHAT, attempt.provider, clean(attempt.model))
+        labels = (names.CHAT, provider_name(attempt.provider), clean(attempt.model))
         error = "" if attempt.outcome == OK else attempt.outcome or ""
         self._time(names.INFERENCE_SECONDS, (*labels, error), attempt.turn_started_at, attempt.ended_at, attempt)
         if attempt.stream and attempt.first_chunk_at is not None:

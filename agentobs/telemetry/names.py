@@ -67,6 +67,10 @@ COST_USD: Final = "agentobs.cost_usd"  # a double; round(value * 1e12) is the jo
 
 TOKEN_KINDS: Final = ("input_uncached", "output", "cache_read", "cache_write")
 
+# Providers by the conventions' word; others are given as they are. On Foundry Anthropic serves the models itself, and
+# the conventions' names for Azure are those of other APIs: the SDK's own spans say anthropic too.
+PROVIDER_NAMES: Final = {"bedrock": "aws.bedrock", "vertex": "gcp.vertex_ai", "foundry": "anthropic"}
+
 # Stop reasons of the Messages API by the conventions' word; others are given as they are.
 FINISH: Final = {
     "end_turn": "stop",
@@ -261,12 +265,13 @@ RUN_CLAIM_FAILED: Final = "run.claim_failed"
 RUN_ENGINE_FAILED: Final = "run.engine_failed"
 DISPATCH_SWEEP_FAILED: Final = "dispatch.sweep_failed"
 SERVICE_FEW_OPEN_FILES: Final = "service.few_open_files"
+REQUEST_FAILED: Final = "request.failed"
 
 EVENTS: Final = frozenset(
     {
         RUN_ACCEPTED, RUN_STARTED, RUN_RECOVERED, RUN_RESUMED, RUN_DRAINED, RUN_DIVERGED, RUN_FINISHED,
         RUN_IGNORED_CANCELLATION, RUN_CLAIM_FAILED, RUN_ENGINE_FAILED, DISPATCH_SWEEP_FAILED, SERVICE_FEW_OPEN_FILES,
-        AGENT_CALL, TOOL_CALL, STEP_FINISHED, ATTEMPT_FAILED,
+        REQUEST_FAILED, AGENT_CALL, TOOL_CALL, STEP_FINISHED, ATTEMPT_FAILED,
         SERVICE_STARTED, SERVICE_WARNING, SERVICE_DRAINING, SERVICE_STOPPED,
         JOURNAL_PAUSED, JOURNAL_RESUMED, JOURNAL_SUBSCRIBER, JOURNAL_ROLLBACK, LOOP_BLOCKED,
         EXPORT_FAILING, EXPORT_RECOVERED, EXPORT_REJECTED, LOG_DROPPED, LIBRARY_MESSAGE, LIBRARY_WARNING,

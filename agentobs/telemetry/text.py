@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from agentobs.telemetry import names
+
 _LONGEST: Final = 1024
 
 
@@ -12,6 +14,11 @@ def clean(text: str) -> str:
     if len(text) > _LONGEST:
         text = text[:_LONGEST]
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def provider_name(provider: str) -> str:
+    """An attempt's provider by the conventions' word."""
+    return clean(names.PROVIDER_NAMES.get(provider, provider))
 
 
 def cleaned(text: str | None) -> str | None:

@@ -35,7 +35,7 @@ from agentobs.records import (
 from agentobs.telemetry import names
 from agentobs.telemetry.published import SpanRef
 from agentobs.telemetry.spans import SpanData, Value, caller, common, made, server
-from agentobs.telemetry.text import clean, cleaned
+from agentobs.telemetry.text import clean, cleaned, provider_name
 
 _CUT: Final = frozenset({"stream_truncated", "stream_error"})
 
@@ -164,7 +164,7 @@ def turn_span(attempt: Attempt) -> SpanData:
         common(attempt.run_id, attempt.workflow, attempt.version, attempt.execution, attempt.reason)
         | {
             names.OPERATION: names.CHAT,
-            names.PROVIDER: clean(attempt.provider),
+            names.PROVIDER: provider_name(attempt.provider),
             names.REQUEST_MODEL: model,
             names.REQUEST_MAX_TOKENS: attempt.max_tokens or None,
             names.REQUEST_REASONING: attempt.effort,

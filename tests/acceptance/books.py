@@ -413,11 +413,16 @@ def check_prices(journal: Journal) -> None:
         elif not any(held(attempt).values()):
             assert attempt["cost_pico"] == 0, attempt
         else:
-            model = attempt["response_model"] or attempt["model"]
-            assert attempt["cost_pico"] == _price(model, tuple(held(attempt).items())), attempt
+            provider = _PRICED_AS[attempt["provider"]]
+            # On Bedrock the id that was asked says where it ran, which has a price.
+            model = attempt["model"] if provider == "aws" else attempt["response_model"] or attempt["model"]
+            assert attempt["cost_pico"] == _price(provider, model, tuple(held(attempt).items())), attempt
 
 
-def _price(model: str, usage: tuple[tuple[str, int], ...]) -> int | None:
+_PRICED_AS = {"anthropic": "anthropic", "bedrock": "aws", "vertex": "google", "foundry": "azure"}
+
+
+def _price(provider: str, model: str, usage: tuple[tuple[str, int], ...]) -> int | None:
     tokens = dict(usage)
     asked = PriceUsage(
         input_tokens=tokens["input_uncached"] + tokens["cache_read"] + tokens["cache_write"],
@@ -426,7 +431,7 @@ def _price(model: str, usage: tuple[tuple[str, int], ...]) -> int | None:
         output_tokens=tokens["output"],
     )
     try:
-        return int((Decimal(calc_price(asked, model, provider_id="anthropic").total_price) * PICO).to_integral_value())
+        return int((Decimal(calc_price(asked, model, provider_id=provider).total_price) * PICO).to_integral_value())
     except LookupError:
         return None
 

@@ -348,7 +348,7 @@ class World:
 
 
 def environment(folder: Path, *, simulator: str, sink: str | None, **settings: str) -> dict[str, str]:
-    """All that the process gets to see; a setting given as "" is left out."""
+    """All that the process gets to see; a setting given as "" is left out, `{simulator}` is its URL."""
     before = os.environ.get("AGENTOBS_TEST_PYTHONPATH", "")
     found = {
         "PATH": os.environ["PATH"],
@@ -364,7 +364,7 @@ def environment(folder: Path, *, simulator: str, sink: str | None, **settings: s
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink or "",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "2000",
         **{name: value for name, value in os.environ.items() if name.startswith("COV")},
-        **settings,
+        **{name: value.replace("{simulator}", simulator) for name, value in settings.items()},
     }
     return {name: value for name, value in found.items() if value}
 

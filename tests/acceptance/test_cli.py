@@ -112,7 +112,20 @@ def test_help_lists_the_commands_and_nothing_that_does_not_exist_yet(folder: Fol
     done = folder("--help")
     assert done.returncode == 0
     commands = re.findall(r"^  ([a-z]+) {2,}\S", done.stdout.split("Commands:")[1], re.MULTILINE)
-    assert commands == ["serve", "simulate", "demo", "run", "workflows", "settings", "bench", "migrate", "init", "runs"]
+    assert commands == [
+        "serve",
+        "simulate",
+        "demo",
+        "run",
+        "workflows",
+        "settings",
+        "bench",
+        "migrate",
+        "init",
+        "replay",
+        "doctor",
+        "runs",
+    ]
 
 
 def test_help_imports_nothing_heavy() -> None:

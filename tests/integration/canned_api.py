@@ -24,6 +24,8 @@ class Seen:
     headers: Mapping[str, str]
     body: Any
     peer: Any
+    raw_path: str = ""
+    raw: bytes = b""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -42,7 +44,7 @@ class CannedApi:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         peer = request.transport.get_extra_info("peername") if request.transport else None
-        seen = Seen(request.path, request.headers.copy(), json.loads(raw or b"null"), peer)
+        seen = Seen(request.path, request.headers.copy(), json.loads(raw or b"null"), peer, request.raw_path, raw)
         self.seen.append(seen)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         self.busy += 1

@@ -21,11 +21,13 @@ from agentobs.agents import Agent
 from agentobs.api.__main__ import document
 from agentobs.api.app import create_app
 from agentobs.api.guard import ENVELOPE_BYTES
+from agentobs.api.live import Hub
 from agentobs.api.schemas import to_cursor
 from agentobs.encoding import encode
 from agentobs.errors import Conflict, InvalidInput, JournalUnavailable, NotFound, QueueFull
-from agentobs.journal.protocol import RunDetail, RunQuery, Submitted
+from agentobs.journal.protocol import Events, RunDetail, RunQuery, Submitted
 from agentobs.records import CANCELLED, NS, TERMINAL, Run, Step, new_run_id
+from agentobs.telemetry import names
 from agentobs.workflows import Registry, declare
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,7 @@ class MemoryService:
         self.registry.add(declare(article, agents=[Agent(name="writer", model="claude-x")]))
         self.registry.add(declare(anything))
         self.reader = self
+        self.live = Hub(self)
         self.reasons: list[str] = []
         self.failure: Exception | None = None
         self.queries: list[RunQuery] = []
@@ -110,6 +113,10 @@ class MemoryService:
         if self.failure:
             raise self.failure
         return self.details_by_id.get(run_id)
+
+    async def events(self, run_id: str, after: int, *, limit: int = 100) -> Events | None:
+        detail = self.details_by_id.get(run_id)
+        return detail and Events(over=detail.run.status in TERMINAL, last_seq=detail.run.seq)
 
     async def details(self, query: RunQuery) -> list[RunDetail]:
         self.queries.append(query)
@@ -209,7 +216,10 @@ async def test_a_callers_traceparent_is_kept_and_a_malformed_one_ignored(api, se
 
 
 async def test_a_wish_to_wait_is_not_in_the_way(api):
-    assert (await api.post("/v1/runs", json=ORDER, headers={"Prefer": "wait=60"})).status_code == 202
+    answer = await api.post("/v1/runs", json=ORDER, headers={"Prefer": "respond-async, wait=0"})
+    assert answer.status_code == 202
+    assert answer.headers["Preference-Applied"] == "wait=0"
+    assert answer.headers["Location"] == f"/v1/runs/{answer.json()['id']}"
 
 
 async def test_an_unknown_workflow_is_refused(api):
@@ -524,7 +534,10 @@ async def test_an_unexpected_exception_shows_its_text_to_nobody(api, service, ca
     with caplog.at_level(logging.DEBUG):
         problem(await api.get(f"/v1/runs/{new_run_id(1, bytes(10))}"), 500, "internal")
     assert SECRET not in caplog.text
-    assert re.search(r"request failed: RuntimeError at \S*test_api:\d+", caplog.text)
+    (line,) = [one for one in caplog.records if one.msg == "request.failed"]
+    assert line.msg in names.EVENTS  # which are logged with their fields; of other messages only the text is
+    assert line.error_class == "RuntimeError"
+    assert re.fullmatch(r"\S*test_api:\d+", line.place)
 
 
 async def test_answers_are_not_cached_and_not_sniffed(api):

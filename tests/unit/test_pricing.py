@@ -281,3 +281,69 @@ def test_a_bill_is_priced_as_it_was_read():
     read = read_bill({"input_tokens": 20, "output_tokens": 93, "service_tier": "standard"}, EXACT)
     assert read is not None
     assert price(read, "claude-sonnet-5", day=DAY) == usd("0.00097")
+
+
+# ---- cloud platforms: the same model has other names there, and by region other prices ----
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "cost"),
+    [
+        ("aws", "global.anthropic.claude-haiku-4-5-20251001-v1:0", "0.006"),
+        ("aws", "us.anthropic.claude-haiku-4-5-20251001-v1:0", "0.0066"),
+        ("aws", "anthropic.claude-haiku-4-5-20251001-v1:0", "0.0066"),
+        ("aws", "arn:aws:bedrock:us-east-1:1:inference-profile/eu.anthropic.claude-haiku-4-5-20251001-v1:0", "0.0066"),
+        ("aws", "global.anthropic.claude-opus-5", "0.03"),
+        ("aws", "eu.anthropic.claude-opus-4-5-20251101-v1:0", "0.033"),
+        ("aws", "anthropic.claude-3-haiku-20240307-v1:0", "0.0015"),
+        ("google", "claude-haiku-4-5@20251001", "0.006"),
+        ("google", "claude-haiku-4-5-20251001", "0.006"),
+        ("google", "claude-opus-5-5", "0.024"),
+        ("google", "claude-opus-4-1@20250805", "0.09"),
+        ("azure", "claude-haiku-4-5", "0.006"),
+        ("azure", "claude-opus-5-5", "0.024"),
+    ],
+)
+def test_a_platforms_ids_are_priced_as_the_price_data_says(provider: str, model: str, cost: str):
+    usage = exact(input_uncached=1000, output=1000)
+    assert price(bill(usage), model, provider=provider, day=DAY) == usd(cost)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("aws", "us.anthropic.claude-opus-4-50"),
+        ("aws", "anthropic.claude-opus-4-10-20270101-v1:0"),
+        ("aws", "mars.anthropic.claude-opus-5"),
+        ("aws", "arn:aws:bedrock:us-east-1:1:application-inference-profile/abc123"),
+        ("google", "claude-opus-4-50"),
+        ("google", "claude-opus-5-20"),
+        ("azure", "my-deployment"),
+    ],
+)
+def test_an_id_that_only_looks_like_a_known_one_has_no_price(provider: str, model: str):
+    assert price(bill(exact(input_uncached=1000)), model, provider=provider, day=DAY) == NO_PRICE
+
+
+@pytest.mark.parametrize(
+    ("model", "cost"),
+    [("claude-haiku-4-5@20251001", "0.0066"), ("claude-opus-4-1@20250805", "0.09"), ("claude-opus-4@20250514", "0.09")],
+)
+def test_a_regional_endpoint_of_vertex_costs_a_tenth_more_from_sonnet_4_5_on(model: str, cost: str):
+    usage = exact(input_uncached=1000, output=1000)
+    assert price(bill(usage), model, provider="google", regional=True, day=DAY) == usd(cost)
+
+
+@pytest.mark.parametrize("provider", ["aws", "google"])
+def test_where_the_name_or_endpoint_says_the_region_the_answers_geography_adds_nothing(provider: str):
+    usage = exact(input_uncached=1000, output=1000)
+    model = {"aws": "global.anthropic.claude-opus-5", "google": "claude-opus-5"}[provider]
+    assert price(bill(usage, inference_geo="us"), model, provider=provider, day=DAY) == usd("0.03")
+
+
+def test_a_part_by_another_model_is_priced_where_the_asked_one_runs():
+    parts = (Part("claude-opus-5", exact(output=1000)),)
+    told = Bill(usage=exact(output=1000), parts=parts)
+    asked = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
+    assert price(told, asked, provider="aws", day=DAY) == usd("0.025")
+    assert price(told, asked.replace("global", "us"), provider="aws", day=DAY) == usd("0.0275")

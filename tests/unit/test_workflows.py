@@ -105,3 +105,9 @@ def test_a_step_can_be_named_and_versioned():
 
     (declared,) = declare(good, steps=[function]).steps
     assert (declared.name, declared.version, declared.takes_key) == ("charge", "2", True)
+
+
+@pytest.mark.parametrize("provider", ["bedrok", "aws", "", None, "Anthropic"])
+def test_a_provider_that_is_none_is_refused_where_it_is_declared(provider):
+    with pytest.raises(UsageError, match=r"provider is .*expected one of anthropic, bedrock, vertex, foundry"):
+        Agent(name="writer", model="claude-haiku-5-5", provider=provider)

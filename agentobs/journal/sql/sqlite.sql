@@ -155,6 +155,42 @@ JOIN runs r ON r.id = a.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 WHERE a.run_id = :run_id ORDER BY a.step, a.turn, a.number;
 
+-- name: steps_between
+SELECT s.*, r.workflow, e.version, e.reason, p.key AS parent_key
+FROM steps s JOIN runs r ON r.id = s.run_id
+JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
+LEFT JOIN steps p ON p.run_id = s.run_id AND p.number = s.parent
+WHERE s.run_id = :run_id
+    AND ((s.seq > :after AND s.seq <= :until) OR (s.end_seq > :after AND s.end_seq <= :until))
+ORDER BY s.number;
+
+-- name: attempts_between
+-- Also all attempts of a step that ended there.
+SELECT a.*, s.execution, s.key, s.agent, r.workflow, e.version, e.reason
+FROM attempts a JOIN steps s ON s.run_id = a.run_id AND s.number = a.step
+JOIN runs r ON r.id = a.run_id
+JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
+WHERE a.run_id = :run_id
+    AND ((a.seq > :after AND a.seq <= :until) OR (a.end_seq > :after AND a.end_seq <= :until)
+        OR (s.end_seq > :after AND s.end_seq <= :until))
+ORDER BY a.step, a.turn, a.number;
+
+-- name: events_until$
+-- The number of the last of the next :limit events. Earlier ends of a run that was resumed are notes.
+SELECT max(seq) FROM (
+    SELECT seq FROM (
+        SELECT seq FROM runs WHERE id = :run_id
+        UNION SELECT end_seq FROM runs WHERE id = :run_id AND ended_at IS NOT NULL
+        UNION SELECT seq FROM executions WHERE run_id = :run_id
+        UNION SELECT end_seq FROM executions WHERE run_id = :run_id
+        UNION SELECT seq FROM steps WHERE run_id = :run_id AND seq > :after
+        UNION SELECT end_seq FROM steps WHERE run_id = :run_id AND end_seq > :after
+        UNION SELECT seq FROM attempts WHERE run_id = :run_id AND seq > :after
+        UNION SELECT end_seq FROM attempts WHERE run_id = :run_id AND end_seq > :after
+        UNION SELECT seq FROM notes WHERE run_id = :run_id AND seq > :after AND kind = 'ended'
+    ) WHERE seq > :after ORDER BY seq LIMIT :limit
+);
+
 -- name: notes_of
 SELECT n.*, r.workflow FROM notes n JOIN runs r ON r.id = n.run_id WHERE n.run_id = :run_id ORDER BY n.seq;
 
