@@ -113,6 +113,8 @@ class AgentStep:
         except asyncio.CancelledError:
             await self._cut_off()
             raise
+        finally:
+            self.current = None  # it knows this step: a circle
 
     def _recorded(self) -> Reply | None:
         """The answer to this turn, where an earlier execution has paid for it."""

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 PATIENCE_S: Final = 1.0  # for tasks to end once everything they could do has been taken from them
 # Python's collector looks for cycles after each 700 new objects, and a run makes thousands: a quarter of all CPU went
-# there (docs/adr/0005). What a run leaves behind is freed without it.
-COLLECT_AFTER: Final = (10_000, 20, 20)
+# there (docs/adr/0005). What a run leaves behind is freed without it: a test holds that no circle keeps it.
+COLLECT_AFTER: Final = (10_000, 10, 100)
 _log = logging.getLogger(__name__)
 _left_behind: list[int] = []
 

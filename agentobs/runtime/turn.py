@@ -124,6 +124,8 @@ class Turn:
             except asyncio.CancelledError:
                 await self._cut_off(attempt, begun, progress)
                 raise
+            finally:
+                progress.on_start = None  # it knows the progress: a circle, and with it all of the run's memory
         return await self._end(attempt, begun, progress, reply)
 
     def _start(self, begun: Instant) -> Attempt:
