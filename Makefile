@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.lock
+JOBS ?= 3
 
 .PHONY: setup demo bench test check format lock docs clean help
 
@@ -33,7 +34,7 @@ bench: $(STAMP)
 	@$(BIN)/agentobs bench $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
