@@ -6,10 +6,11 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/dev.lock
 JOBS ?= 3
 
-.PHONY: setup demo test check format lock docs clean help
+.PHONY: setup demo bench test check format lock docs clean help
 
 help:
 	@echo "make demo    the main job on the embedded defaults: three runs of 'article', traced, metered, logged"
+	@echo "make bench   what it costs on this machine, against the bare SDK (about 15 minutes; ARGS=--quick: one)"
 	@echo "make test    all tests (what the machine lacks is skipped with the reason)"
 	@echo "make check   lint, types, import contracts, generated files"
 	@echo "make format  ruff's formatter and safe fixes"
@@ -28,6 +29,9 @@ $(STAMP): pyproject.toml $(LOCK)
 
 demo: $(STAMP)
 	@$(BIN)/agentobs demo
+
+bench: $(STAMP)
+	@$(BIN)/agentobs bench $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 # ---- words: run and step statuses, execution reasons and outcomes ----
 
@@ -269,12 +269,27 @@ class Note:
 ENDED: Final = "ended"  # kind of the note that keeps an end of the run which a resume takes off its row
 
 Record: TypeAlias = Run | Execution | Step | Attempt | Note
+R = TypeVar("R", Run, Execution, Step, Attempt, Note)
 
 # What happened to a record when it was committed.
 OPENED: Final = "opened"  # inserted
 NOTED: Final = "noted"  # more is known while it is open: a stream began
 CLOSED: Final = "closed"  # ended (a note and an already ended step are only ever CLOSED)
 SETTLED: Final = "settled"  # of an attempt that ended earlier: it turned out to be its turn's last
+
+
+def changed(record: R, **fields: Any) -> R:
+    """The same record with other values in some fields: `dataclasses.replace` at a tenth of its time.
+
+    Records are plain frozen dataclasses: they check nothing when they are made.
+    """
+    values = vars(record)
+    if not fields.keys() <= values.keys():
+        raise TypeError(f"a {type(record).__name__} has no {', '.join(sorted(fields.keys() - values.keys()))}")
+    made = object.__new__(type(record))
+    vars(made).update(values)
+    vars(made).update(fields)
+    return made
 
 
 class Change(NamedTuple):

@@ -28,6 +28,7 @@ from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
 from agentobs.runtime.engine import Engine, Limits
 from agentobs.runtime.live import Surroundings
+from agentobs.runtime.loop import all_imported
 from agentobs.runtime.watchdog import Watchdog
 from agentobs.serving import Server, bind, signals, url_of
 from agentobs.settings import Settings, TraceExport
@@ -374,6 +375,7 @@ def _blame(journal: SqliteJournal, run_id: str | None) -> None:
 async def _warm_up(models: Mapping[str, AnthropicModel], registry: Registry) -> None:
     async for warning in warm_up(models, registry.values()):
         logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
+    all_imported()
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

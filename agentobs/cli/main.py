@@ -287,6 +287,22 @@ def list_settings(as_json: AsJson = False) -> None:
         note(f"note: {warning}")
 
 
+@app.command("bench", short_help="Measure what agentobs costs on this machine.")
+def run_bench(
+    rows: Annotated[str | None, typer.Option(metavar="NAME,…", help="Only these rows; else all.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Interleaved rounds of each system.")] = 7,
+    runs: Annotated[int, typer.Option(min=10, help="Runs a round at 50 at once; twice as many at 500.")] = 600,
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke test in some seconds; its figures say nothing.")] = (
+        False
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Measure CPU, latency, memory and size of agentobs against the bare SDK, on a canned API. It costs nothing."""
+    from agentobs.cli.bench import bench  # noqa: PLC0415
+
+    bench(names=rows, quick=quick, pairs=pairs, runs=runs, as_json=as_json)
+
+
 @app.command(short_help="Bring the journal to this version's schema.")
 def migrate() -> None:
     """Bring the SQLite journal to this version's schema. No process may own it meanwhile."""

@@ -36,6 +36,7 @@ from agentobs.records import (
     Note,
     Run,
     Step,
+    changed,
 )
 
 _STATEMENTS: Final[dict[tuple[str, type], str]] = {
@@ -125,7 +126,7 @@ class Units:
             changes += closing
         reason = RECOVERED if dead is not None else run.next_reason
         number = len(executions) + 1
-        taken = dataclasses.replace(
+        taken = changed(
             run,
             epoch=run.epoch + 1,
             owner=self._owner,

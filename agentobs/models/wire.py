@@ -16,6 +16,7 @@ import httpx2
 from agentobs.agents import Agent
 from agentobs.models import pricing
 from agentobs.models.classify import Refused, headers_of
+from agentobs.models.direct import Answer, Direct
 from agentobs.models.protocol import Message, Price, Schema
 from agentobs.models.request import MESSAGES, Dialect, address, encode
 from agentobs.models.stream import Decoder, EventDecoder
@@ -23,7 +24,7 @@ from agentobs.models.usage import Bill
 
 CONNECT_S: Final = 10.0  # to reach the provider at all; the agent's timeout bounds the rest
 
-Response = httpx2.Response
+Response: TypeAlias = httpx2.Response | Answer
 Client: TypeAlias = anthropic.AsyncAnthropic | anthropic.AsyncAnthropicBedrock | anthropic.AsyncAnthropicVertex
 
 # At DEBUG the SDK logs whole requests, prompts included; its HTTP client logs a line for each at INFO.
@@ -56,9 +57,13 @@ class Wire:
     """
 
     dialect: Dialect = MESSAGES
+    _direct: Direct | None = None
 
     def __init__(self, *, api_key: str | None, base_url: str | None, max_connections: int) -> None:
-        self._client: Client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, **common(max_connections))
+        client = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url, **common(max_connections))
+        self._client: Client = client
+        if Direct.fits(client):
+            self._direct = Direct(client, max_connections=max_connections)
 
     @property
     def base_url(self) -> str:
@@ -107,6 +112,8 @@ class Wire:
         Going below `messages.create` leaves out the models of request and answer, most of the SDK's CPU; and with
         the body unread, status and request id are on the books even if reading it breaks off.
         """
+        if self._direct is not None:
+            return await self._direct.post(path, content, headers=headers, within=_timeout(timeout_s))
         try:
             return await self._client.post(
                 path,
@@ -135,6 +142,8 @@ class Wire:
         return response.status_code, ""
 
     async def close(self) -> None:
+        if self._direct is not None:
+            await self._direct.close()
         await self._client.close()
 
 

@@ -6,7 +6,6 @@ step ─▶ turn ─▶ its answer asks for more (tools, a repair, a pause) ─�
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
@@ -15,7 +14,7 @@ from agentobs.agents import Agent
 from agentobs.encoding import decode, encode
 from agentobs.errors import StepFailed
 from agentobs.models.protocol import Message, Reply
-from agentobs.records import AGENT, CLOSED, FAILED, OK, OPENED, SETTLED, SUCCEEDED, Change, Step
+from agentobs.records import AGENT, CLOSED, FAILED, OK, OPENED, SETTLED, SUCCEEDED, Change, Step, changed
 from agentobs.runtime.clock import end
 from agentobs.runtime.function_step import decoded, run_tool
 from agentobs.runtime.live import CUT_OFF, Live
@@ -114,6 +113,8 @@ class AgentStep:
         except asyncio.CancelledError:
             await self._cut_off()
             raise
+        finally:
+            self.current = None  # it knows this step: a circle
 
     def _recorded(self) -> Reply | None:
         """The answer to this turn, where an earlier execution has paid for it."""
@@ -200,7 +201,7 @@ class AgentStep:
         if not self.unwritten:
             return []
         self.unwritten = False
-        self.step = dataclasses.replace(self.step, seq=self.live.seq())
+        self.step = changed(self.step, seq=self.live.seq())
         return [Change(OPENED, self.step)]
 
     def _failed(self, error_type: str, text: str) -> Change:
@@ -208,7 +209,7 @@ class AgentStep:
 
     def closed(self, status: str, error_type: str | None, output: str | None = None) -> Change:
         ended = end(self.clock, self.started)
-        self.step = dataclasses.replace(
+        self.step = changed(
             self.step, status=status, error_type=error_type, output=output, ended_at=ended, end_seq=self.live.seq()
         )
         return Change(CLOSED, self.step)
@@ -219,5 +220,5 @@ class AgentStep:
             return
         status, error_type = CUT_OFF[self.live.cause]
         waiting = self.current.waiting if self.current is not None else None
-        settled = [] if waiting is None else [Change(SETTLED, dataclasses.replace(waiting, final=True))]
+        settled = [] if waiting is None else [Change(SETTLED, changed(waiting, final=True))]
         await self.live.committed(*settled, self.closed(status, error_type))

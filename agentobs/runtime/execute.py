@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import inspect
 import logging
 import traceback
@@ -25,6 +24,7 @@ from agentobs.records import (
     SUCCEEDED,
     Change,
     Run,
+    changed,
 )
 from agentobs.runtime.clock import end
 from agentobs.runtime.function_step import check_size
@@ -157,7 +157,7 @@ def _last_changes(live: Live, ending: Ending) -> list[Change]:
     ]
     changes.append(Change(CLOSED, live.ended_execution(ending.status, ending.error_type, ended_at)))
     if ending.status == DRAINED:
-        released = dataclasses.replace(live.run, status=QUEUED, owner=None, next_reason=RECOVERED)
+        released = changed(live.run, status=QUEUED, owner=None, next_reason=RECOVERED)
         return [*changes, Change(NOTED, released)]
     return [*changes, Change(CLOSED, _ended_run(live, ending, ended_at))]
 
@@ -167,7 +167,7 @@ def _ended_run(live: Live, ending: Ending, ended_at: int) -> Run:
     first: dict[str, Any] = {}
     if run.first_ended_at is None:
         first = {"first_status": ending.status, "first_ended_at": ended_at, "first_error_type": ending.error_type}
-    return dataclasses.replace(
+    return changed(
         run,
         status=ending.status,
         output=ending.output,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from agentobs.errors import StaleOwner
 from agentobs.journal.protocol import Claim, Fence, Journal
 from agentobs.models.protocol import Model
-from agentobs.records import CANCELLED, CLOSED, INTERRUPTED, NS, Attempt, Change, Execution, Note, Run, Step
+from agentobs.records import CANCELLED, CLOSED, INTERRUPTED, NS, Attempt, Change, Execution, Note, Run, Step, changed
 from agentobs.runtime.clock import Clock, seconds_left
 from agentobs.runtime.memo import Memo
 from agentobs.workflows import Workflow
@@ -162,7 +161,7 @@ class Live:
             task.cancel()
 
     def ended_execution(self, outcome: str, error_type: str | None, ended_at: int) -> Execution:
-        return dataclasses.replace(
+        return changed(
             self.execution,
             ended_at=ended_at,
             outcome=outcome,

@@ -15,7 +15,20 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 from agentobs.agents import Agent
 from agentobs.errors import JournalError, StaleOwner
 from agentobs.models.protocol import Message, Model, Price, Progress, Reply, Schema
-from agentobs.records import CLOSED, NOTED, NS, OK, OPENED, UNKNOWN, ZERO_USAGE, Attempt, Change, Step, attempt_span_id
+from agentobs.records import (
+    CLOSED,
+    NOTED,
+    NS,
+    OK,
+    OPENED,
+    UNKNOWN,
+    ZERO_USAGE,
+    Attempt,
+    Change,
+    Step,
+    attempt_span_id,
+    changed,
+)
 from agentobs.runtime.clock import Clock, Instant, end
 from agentobs.runtime.live import CUT_OFF, Live
 from agentobs.runtime.memo import Retries
@@ -64,12 +77,20 @@ class Turn:
 
     async def run(self) -> Reply:
         """The last attempt's reply, with everything that follows from it committed."""
+        first = await self._attempt()
+        if first[1].wait_s is None:  # nearly always: what follows is for those that are tried again
+            return first[0]
+        made = [first]
+
+        async def attempt() -> tuple[Reply, Verdict]:
+            return made.pop() if made else await self._attempt()
+
         loop = AsyncRetrying(
             retry=retry_if_result(lambda one: one[1].wait_s is not None),
             wait=_told_wait,
             sleep=self.owner.clock.sleep,
         )
-        reply: Reply = (await loop(self._attempt))[0]
+        reply: Reply = (await loop(attempt))[0]
         return reply
 
     async def _attempt(self) -> tuple[Reply, Verdict]:
@@ -103,6 +124,8 @@ class Turn:
             except asyncio.CancelledError:
                 await self._cut_off(attempt, begun, progress)
                 raise
+            finally:
+                progress.on_start = None  # it knows the progress: a circle, and with it all of the run's memory
         return await self._end(attempt, begun, progress, reply)
 
     def _start(self, begun: Instant) -> Attempt:
@@ -146,7 +169,7 @@ class Turn:
         then = verdict(reply, failures=self.failures, allowed=owner.agent.attempts, seconds_left=left)
         ended = self._told(attempt, begun, progress, outcome=reply.outcome)
         answer, following = (None, ()) if then.wait_s is not None else owner.answered(reply)
-        ended = dataclasses.replace(
+        ended = changed(
             ended,
             error_class=reply.error_class,
             stop_reason=reply.stop_reason,
@@ -168,7 +191,7 @@ class Turn:
     async def _end_bare(self, attempt: Attempt, begun: Instant, error_class: str) -> tuple[Reply, Verdict]:
         """What the answer told cannot be stored (numbers beyond any meaning): close with what is ours alone."""
         reply = Reply(outcome="bad_response", error_class=error_class)
-        ended = dataclasses.replace(
+        ended = changed(
             self._told(attempt, begun, Progress(), outcome=reply.outcome), error_class=error_class, final=True
         )
         self.waiting = None
@@ -179,7 +202,7 @@ class Turn:
     def _told(self, attempt: Attempt, begun: Instant, progress: Progress, *, outcome: str) -> Attempt:
         usage = progress.usage
         known = usage.state != UNKNOWN
-        return dataclasses.replace(
+        return changed(
             attempt,
             ended_at=end(self.owner.clock, begun),
             first_chunk_at=progress.first_chunk_at,
@@ -203,7 +226,7 @@ class Turn:
     def _noted(self, attempt: Attempt, progress: Progress) -> None:
         """A stream began: put its request id and input usage on the books, without waiting for it."""
         told = self._told(attempt, Instant(attempt.started_at, self.owner.clock.now().mono), progress, outcome=OK)
-        self.owner.live.commit(Change(NOTED, dataclasses.replace(told, ended_at=None, outcome=None, end_seq=None)))
+        self.owner.live.commit(Change(NOTED, changed(told, ended_at=None, outcome=None, end_seq=None)))
 
     async def _cut_off(self, attempt: Attempt, begun: Instant, progress: Progress) -> None:
         """Commit a cancelled attempt with what it was told, and the step's end with it."""
@@ -211,7 +234,7 @@ class Turn:
         if live.cause == "stale":
             return
         status, error_type = CUT_OFF[live.cause]
-        ended = dataclasses.replace(self._told(attempt, begun, progress, outcome=error_type), final=True)
+        ended = changed(self._told(attempt, begun, progress, outcome=error_type), final=True)
         await live.committed(Change(CLOSED, ended), self.owner.closed(status, error_type))
 
 

@@ -14,7 +14,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 from agentobs.telemetry import names
 from agentobs.telemetry.spans import SpanData, Value
 
-_SCOPE: Final = InstrumentationScope(name=names.SCOPE)
 _ERROR: Final = Status(code=Status.STATUS_CODE_ERROR)
 _UNSET: Final = Status()
 # That the flags tell whether a parent is remote; a parent of ours never is, a linked caller always.
@@ -47,23 +46,24 @@ def fixed_resource(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def encode(spans: Sequence[SpanData], resource: Mapping[str, str]) -> bytes:
-    """An `ExportTraceServiceRequest`; empty for no spans. Raises for text that UTF-8 cannot encode."""
+    """An `ExportTraceServiceRequest`; empty for no spans. Raises for text that UTF-8 cannot encode.
+
+    A message of protobuf is its fields one after the other, so attributes are kept encoded and only put together.
+    """
     if not spans:
         return b""
-    request = ExportTraceServiceRequest(
-        resource_spans=[
-            ResourceSpans(
-                resource=Resource(attributes=[_attribute(key, value) for key, value in resource.items()]),
-                scope_spans=[ScopeSpans(scope=_SCOPE, spans=[_span(span) for span in spans])],
-            )
-        ]
+    of_resource = Resource(attributes=[KeyValue(key=key, value=_any(value)) for key, value in resource.items()])
+    of_scope = _SCOPE + b"".join(_field(ScopeSpans.SPANS_FIELD_NUMBER, _span(span)) for span in spans)
+    return _field(
+        ExportTraceServiceRequest.RESOURCE_SPANS_FIELD_NUMBER,
+        _field(ResourceSpans.RESOURCE_FIELD_NUMBER, of_resource.SerializeToString())
+        + _field(ResourceSpans.SCOPE_SPANS_FIELD_NUMBER, of_scope),
     )
-    return bytes(request.SerializeToString())
 
 
-def _span(span: SpanData) -> Span:
+def _span(span: SpanData) -> bytes:
     link = span.link
-    return Span(
+    bare = Span(
         trace_id=bytes.fromhex(span.trace_id),
         span_id=bytes.fromhex(span.span_id),
         parent_span_id=bytes.fromhex(span.parent_id or ""),
@@ -71,32 +71,47 @@ def _span(span: SpanData) -> Span:
         kind=Span.SPAN_KIND_CLIENT if span.client else Span.SPAN_KIND_INTERNAL,
         start_time_unix_nano=span.start,
         end_time_unix_nano=span.end,
-        attributes=[
-            _attribute(key, value) if key in _VARIED else _remembered(key, value)
-            for key, value in span.attributes.items()
-        ],
         links=None
         if link is None
         else [Span.Link(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id), flags=_REMOTE)],
         status=_ERROR if span.error else _UNSET,
         flags=_LOCAL,
     )
+    attributes = [
+        _attribute(key, value) if key in _VARIED else _remembered(key, value) for key, value in span.attributes.items()
+    ]
+    return b"".join((bare.SerializeToString(), *attributes))
 
 
-def _attribute(key: str, value: Value) -> KeyValue:
+def _attribute(key: str, value: Value) -> bytes:
+    """The attribute as a field of its span."""
+    return _field(Span.ATTRIBUTES_FIELD_NUMBER, KeyValue(key=key, value=_any(value)).SerializeToString())
+
+
+def _any(value: Value) -> AnyValue:
     # bool before int, which it is too.
     if isinstance(value, str):
-        found = AnyValue(string_value=value)
-    elif isinstance(value, bool):
-        found = AnyValue(bool_value=value)
-    elif isinstance(value, int):
-        found = AnyValue(int_value=value)
-    elif isinstance(value, float):
-        found = AnyValue(double_value=value)
-    else:
-        found = AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=one) for one in value]))
-    return KeyValue(key=key, value=found)
+        return AnyValue(string_value=value)
+    if isinstance(value, bool):
+        return AnyValue(bool_value=value)
+    if isinstance(value, int):
+        return AnyValue(int_value=value)
+    if isinstance(value, float):
+        return AnyValue(double_value=value)
+    return AnyValue(array_value=ArrayValue(values=[AnyValue(string_value=one) for one in value]))
 
 
+def _field(number: int, data: bytes) -> bytes:
+    """A field of variable length: its tag, its length and its bytes (protobuf.dev/programming-guides/encoding)."""
+    head = bytearray((number << 3 | 2,))  # the numbers here are below 16: one byte
+    length = len(data)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + data
+
+
+_SCOPE: Final = _field(ScopeSpans.SCOPE_FIELD_NUMBER, InstrumentationScope(name=names.SCOPE).SerializeToString())
 # (1, 1.0 and True are one key to a cache, but the values of an attribute are all of one type.)
 _remembered: Final = lru_cache(maxsize=4096)(_attribute)

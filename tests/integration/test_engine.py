@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from datetime import datetime
 
@@ -12,8 +13,10 @@ from pydantic import BaseModel
 from agentobs import Agent, RunContext, StepFailed, step, workflow
 from agentobs.errors import Conflict, InvalidInput, NotFound, UnknownWorkflow
 from agentobs.records import CLOSED, Attempt, Run, Usage
+from agentobs.runtime.agent_step import AgentStep
 from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.engine import Limits
+from agentobs.runtime.live import Live
 from agentobs.workflows import Registry
 from tests.engine_kit import QuickClock, ScriptedModel, engine_on, failed, ok
 
@@ -819,3 +822,21 @@ async def test_a_function_step_runs_again_after_a_crash_with_the_same_idempotenc
         ("function", "charge", "interrupted"),
         ("function", "charge", "succeeded"),
     ]
+
+
+async def test_a_run_that_has_ended_is_freed_without_pythons_collector(path, registry):
+    """A process that serves collects rarely: what each run left in circles would be its memory."""
+
+    @workflow(agents=[writer], registry=registry)
+    async def one(run: RunContext, given: str) -> str:
+        return await run.call(writer, given)
+
+    async with engine_on(path, registry, ScriptedModel()) as kit:
+        gc.collect()
+        gc.disable()
+        try:
+            await kit.run("one", "cats")
+            await asyncio.sleep(0.05)  # the engine lets go of it
+            assert [found for found in gc.get_objects() if isinstance(found, Live | AgentStep)] == []
+        finally:
+            gc.enable()
