@@ -29,7 +29,7 @@ class Agent:
     tried in all;
     `cache` puts the system prompt and the conversation so far into the provider's prompt cache for that long;
     `stream` defaults to False, and to True above 21,333 `max_tokens`; `accept` names finished failures
-    (`max_tokens`, `refusal`, `context_window`) whose text is returned as if it were whole.
+    (`max_tokens`, `refusal`, `context_window`) whose text is returned as if it were whole, where text was asked for.
 
     `tools` are functions that the model may call (docstring and annotations describe them), or dicts for tools that
     the provider runs itself. `repairs` is how often an answer that does not fit the asked output is asked for anew,

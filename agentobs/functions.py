@@ -83,12 +83,19 @@ def function_step(function: StepFunction, what: str = "step") -> FunctionStep:
     name, version = getattr(function, "__agentobs_step__", (function.__name__, ""))
     check_name(name, what)
     returns = hints(function).get("return")
+    try:
+        adapter = None if returns in (None, Any, type(None)) else TypeAdapter(returns)
+    except PydanticSchemaGenerationError:
+        raise UsageError(
+            f"{what} {name!r} returns {getattr(returns, '__name__', 'a type')!r:.80}, which cannot be read back from "
+            "JSON; expected text, numbers, booleans, lists, dicts, dataclasses or pydantic models"
+        ) from None
     return FunctionStep(
         name=name,
         function=function,
         version=version,
         takes_key=_KEY in inspect.signature(function).parameters,
-        returns=None if returns in (None, Any, type(None)) else TypeAdapter(returns),
+        returns=adapter,
     )
 
 
@@ -124,6 +131,10 @@ def as_tool(function: StepFunction) -> Tool:
             f"tool {declared.name!r}: its parameters have no JSON schema ({type(error).__name__}); expected text, "
             "numbers, booleans, lists, dicts, dataclasses or pydantic models"
         ) from error
+    if lost := sorted(set(fields) - set(arguments.model_fields)):
+        raise UsageError(
+            f"tool {declared.name!r}: parameter {lost[0]!r} cannot be told to a model; rename it, without a leading '_'"
+        )
     return Tool(
         step=declared,
         description=inspect.getdoc(function) or "",

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from agentobs.errors import AgentobsError, NotFound
+from agentobs.errors import NotFound
 from agentobs.journal.protocol import EVENTS, Event, Events, Published, Reader
 from agentobs.records import CLOSED, Run
 
@@ -93,7 +93,7 @@ class Hub:
     def _watching(self, run_id: str, after: int) -> Iterator[Watch]:
         watch = Watch(after)
         self._watches.setdefault(run_id, set()).add(watch)
-        if self._rounds is None:
+        if self._rounds is None or self._rounds.done():
             self._rounds = asyncio.create_task(self._serve())
         try:
             yield watch
@@ -146,11 +146,13 @@ class Hub:
         after = min(watch.after for watch in asking)
         try:
             found = await self._reader.events(run_id, after)
-            if found is None:
-                raise NotFound(f"run {run_id} is no longer in the journal")
-        except AgentobsError as error:
+        except Exception as error:  # noqa: BLE001 -- one run that cannot be read must not stop the others' streams
             for watch in asking:
                 watch.fail(error)
+            return
+        if found is None:
+            for watch in asking:
+                watch.fail(NotFound(f"run {run_id} is no longer in the journal"))
             return
         for watch in asking:
             items = tuple(event for event in found.items if event.seq > watch.after)

@@ -108,7 +108,7 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
             return Json(summary, 202 if created else 200, headers)
         headers["Preference-Applied"] = f"wait={wait}"
         ended = await first_of(service.live.ended(run.id), hung_up(request), timeout_s=wait)
-        return Json(await summarized(run) if ended else summary, 200 if ended else 202, headers)
+        return Json(await summarized(run), 200 if ended or not created else 202, headers)
 
     @api.get("/v1/runs", response_model=RunList, responses=_problems(400, 422), tags=["runs"])
     async def list_runs(filters: Annotated[Filters, Query()]) -> Response:

@@ -63,7 +63,7 @@ async def replay(settings: Settings, asked: Asked, *, as_json: bool) -> int:
     async with journal(settings) as file:
         # What workflow modules print is none of the result.
         with contextlib.redirect_stdout(sys.stderr):
-            import agentobs.examples.article  # noqa: F401, PLC0415 -- registers itself
+            import agentobs.examples  # noqa: F401, PLC0415 -- registers itself
 
             REGISTRY.load(settings.workflows)
             for run_id in ids or await _chosen(file, asked):

@@ -231,9 +231,10 @@ def _settle(message: object, agent: Agent, progress: Progress, state: str, wire:
 
 
 def _is_whole(block: Mapping[str, Any]) -> bool:
-    """Whether a call of a tool has what it takes to run it."""
+    """Whether a call of a tool has what it takes to run it. Raises `ValueError` for NaN, which is no JSON."""
     if block["type"] != "tool_use":
         return True
+    json.dumps(block.get("input"), allow_nan=False)  # it is sent back with the next request
     return isinstance(block.get("id"), str) and isinstance(block.get("name"), str) and "input" in block
 
 

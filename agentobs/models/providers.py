@@ -38,9 +38,10 @@ async def warm_up(models: Mapping[str, AnthropicModel], workflows: Iterable[Work
     for provider, agents in users(workflows).items():
         try:
             await models[provider].warm_up()
-        except AgentobsError as error:
+        except Exception as error:  # noqa: BLE001 -- of the SDK's own errors the text is not ours to show
             named = ", ".join(repr(agent) for agent in agents)
-            yield f"provider {provider!r} cannot be used, and every call of agent {named} will fail: {error}"
+            why = str(error) if isinstance(error, AgentobsError) else type(error).__name__
+            yield f"provider {provider!r} cannot be used, and every call of agent {named} will fail: {why}"
 
 
 async def unready(workflow: Workflow) -> list[str]:

@@ -32,7 +32,7 @@ class _Judged(NamedTuple):
 
     more: Literal["pause", "tools", "repair"] | None = None
     stored: str | None = None  # JSON
-    misfit: ValueError | None = None
+    misfit: Exception | None = None
 
 
 def replay(found: Finished, output: Output | None = None) -> Any:
@@ -113,6 +113,10 @@ class AgentStep:
         except asyncio.CancelledError:
             await self._cut_off()
             raise
+        except Exception:  # what nobody thought of must not leave a row open, and its spans without a parent
+            if not self.unwritten and self.step.ended_at is None and self.live.cause != "stale":
+                await self.live.committed(self.closed(FAILED, "workflow_error"))
+            raise
         finally:
             self.current = None  # it knows this step: a circle
 
@@ -152,7 +156,7 @@ class AgentStep:
             return _Judged(stored=encode(text, "an answer"))
         try:
             return _Judged(stored=self.output.read(text))
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 -- whatever the type's own validators raise: it does not fit
             return _Judged("repair", misfit=error)
 
     def _calls(self, reply: Reply) -> list[Mapping[str, Any]]:
@@ -169,7 +173,14 @@ class AgentStep:
         self.paused.clear()
         if self.judged.more == "tools":
             calls = [self.live.spawn(self._called(*call)) for call in enumerate(self._calls(reply))]
-            self.messages.append({"role": "user", "content": await asyncio.gather(*calls)})
+            try:
+                results = await asyncio.gather(*calls)
+            finally:  # a tool that cancelled itself does not let the agent's step end before the others
+                if left := [call for call in calls if not call.done()]:
+                    for call in left:
+                        call.cancel()
+                    await asyncio.wait(left)
+            self.messages.append({"role": "user", "content": results})
         elif self.judged.misfit is not None:
             self.repairs += 1
             self.messages.append({"role": "user", "content": repair(self.judged.misfit)})

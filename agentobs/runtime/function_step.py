@@ -88,13 +88,17 @@ async def _recorded(
 
     try:
         await live.committed(Change(OPENED, step))
-        args, kwargs = bind()
+        try:
+            args, kwargs = bind()
+        except ValidationError as error:
+            raise _Misfit(error) from error
         if declared.takes_key:
             kwargs = {**kwargs, "idempotency_key": f"{live.run.id}:{step.key}"}
         with live.shared.step_context(step):
             value = await _call(declared, args, kwargs)
         output = encode(value, f"what step {declared.name!r} returned")
         check_size(live, output, f"step {declared.name!r}")
+        value = decoded(declared, output)  # what does not fit its own annotation is a failure, not a success
     except asyncio.CancelledError:
         if live.cause != "stale":
             await live.committed(closed(*CUT_OFF[live.cause]))
@@ -106,15 +110,25 @@ async def _recorded(
         await live.committed(closed(FAILED, error_type, output=told, error_detail=detail))
         raise StepFailed(error_type, step.number, declared.name, text) from None
     await live.committed(closed(SUCCEEDED, output=output))
-    return decoded(declared, output)
+    return value
+
+
+class _Misfit(Exception):
+    def __init__(self, found: ValidationError) -> None:
+        super().__init__("the input does not fit")
+        self.found = found
 
 
 def _for_the_model(error: BaseException) -> str:
     """A tool's failure in the model's conversation: enough to try otherwise, bounded."""
-    if isinstance(error, ValidationError):
+    if isinstance(error, _Misfit):
+        error = error.found
         wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'input'}: {one['msg']}" for one in error.errors()[:10])
         return f"the input does not fit the tool's schema: {wrong}"
-    return f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
+    try:
+        return f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
+    except Exception:  # noqa: BLE001 -- its own text cannot be had
+        return type(error).__name__
 
 
 def check_size(live: Live, output: str, what: str) -> None:

@@ -46,13 +46,14 @@ def output_of(kind: Any) -> Output:
         ) from None
 
 
-def repair(error: ValueError) -> str:
+def repair(error: Exception) -> str:
     """What the model is asked after an answer that does not fit."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_input=False, include_context=False)
         wrong = [f"- {'.'.join(map(str, one['loc'])) or 'the answer'}: {one['msg']}" for one in found[:_MOST_ERRORS]]
     else:
-        wrong = ["- the answer: it is not JSON that can be kept"]
+        kept = isinstance(error, ValueError)
+        wrong = ["- the answer: " + ("it is not JSON that can be kept" if kept else "its checks could not be made")]
     return "\n".join(
         [
             "Your answer does not fit the schema that was asked for:",

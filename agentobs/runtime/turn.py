@@ -159,7 +159,7 @@ class Turn:
     async def _end(self, attempt: Attempt, begun: Instant, progress: Progress, reply: Reply) -> tuple[Reply, Verdict]:
         """Commit the attempt's end, and with it what follows from it."""
         owner, live = self.owner, self.owner.live
-        if reply.outcome in owner.agent.accept:
+        if reply.outcome in owner.agent.accept and owner.schema is None:  # half an answer is never whole data
             reply = dataclasses.replace(reply, outcome=OK)
         if len(reply.text) > live.shared.max_output_bytes:
             reply = dataclasses.replace(reply, outcome="too_large", text="", content=(), should_retry=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -344,3 +345,31 @@ async def test_a_follower_that_is_slow_holds_one_page_at_most(tmp_path):
             await kit.ended(run_id)
             await asyncio.sleep(0.2)
             assert len(pages) == reads  # nothing is read for one that does not ask
+
+
+async def test_a_read_that_fails_ends_its_own_streams_alone(tmp_path):
+    """One run that cannot be read is nobody else's trouble, now or later."""
+    async with engine_on(tmp_path / "j.db", registry(), ScriptedModel(flaky), start=False) as kit:
+        good = (await kit.engine.submit("busy", 1)).run.id
+        bad = (await kit.engine.submit("busy", 2)).run.id
+
+        class Torn:
+            async def events(self, run_id: str, after: int, **more: int):
+                if run_id == bad and after:
+                    raise sqlite3.OperationalError("disk I/O error")
+                return await kit.journal.events(run_id, after, **more)
+
+        hub = Hub(Torn())
+        kit.journal.subscribe(hub.observe)
+        seen = [asyncio.create_task(_collected(hub, kit, run_id)) for run_id in (bad, good)]
+        await asyncio.sleep(0.05)
+        kit.engine.start()
+        torn, whole = await asyncio.wait_for(asyncio.gather(*seen, return_exceptions=True), 20)
+        assert isinstance(torn, sqlite3.OperationalError)
+        assert shown(whole) == shown((await read_all(kit.journal, good))[0])
+        assert await asyncio.wait_for(hub.ended(good), 5)  # and later followers are served
+
+
+async def _collected(hub: Hub, kit, run_id: str) -> list[Event]:
+    found = await kit.journal.events(run_id, 0)
+    return [event async for event in hub.events(run_id, found, 0)]

@@ -358,6 +358,25 @@ async def test_stop_reasons_come_with_their_text_and_exact_usage(
     assert (progress.usage, progress.price) == (WHOLE, PAID)
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "tool_use", "name": "find", "input": {}},
+        {"type": "tool_use", "id": "t1", "input": {}},
+        {"type": "tool_use", "id": "t1", "name": "find"},
+        {"type": "tool_use", "id": "t1", "name": 7, "input": {}},
+        {"type": "tool_use", "id": "t1", "name": "find", "input": {"x": float("nan")}},  # could not be sent back
+    ],
+)
+async def test_a_call_of_a_tool_that_nobody_can_run_is_a_bad_response_that_was_paid(
+    api: CannedApi, model: AnthropicModel, block: dict[str, Any]
+):
+    api.will(plain(json.dumps(message(content=[block], stop_reason="tool_use")).encode()))
+    reply, progress = await ask(model)
+    assert reply.outcome == "bad_response"
+    assert progress.usage == WHOLE
+
+
 async def test_an_answer_may_be_empty(api: CannedApi, model: AnthropicModel):
     api.will(plain(message(content=[])))
     reply, _ = await ask(model)

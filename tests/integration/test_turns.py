@@ -469,3 +469,153 @@ async def _ended_again(kit: Kit, run_id: str):
             if detail.run.status == SUCCEEDED:
                 return detail
             await asyncio.sleep(0.005)
+
+
+# ---- what nobody thinks of ----
+
+
+class Strange(BaseModel):
+    tasks: list[str]
+
+    @field_validator("tasks")
+    @classmethod
+    def _checked(cls, value: list[str]) -> list[str]:
+        return [str({"known": 1}[one]) for one in value]  # a KeyError, which pydantic lets through
+
+
+async def test_a_check_that_raises_anything_is_an_answer_that_does_not_fit(tmp_path: Path) -> None:
+    model = scripted('{"tasks": ["new"]}', '{"tasks": ["new"]}', '{"tasks": ["new"]}')
+    async with engine_on(tmp_path / "j.db", planning(output=Strange), model) as kit:
+        detail = await kit.run("planning", "tea")
+    assert detail.run.error_type == "output_invalid"
+    assert [one.outcome for one in detail.attempts] == ["ok"] * 3
+    assert "its checks could not be made" in model.calls[1].prompt
+    _nothing_is_open(detail)
+
+
+def _nothing_is_open(detail) -> None:
+    assert all(one.ended_at is not None for one in (*detail.executions, *detail.steps, *detail.attempts))
+
+
+class Textless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def odd(how: str) -> int:
+    """Fail in some odd way."""
+    if how == "textless":
+        raise Textless
+    if how == "own misfit":
+        Place.model_validate({})
+    return "not a number"  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"how": "textless"}, "Textless"),
+        ({"how": "own misfit"}, "ValidationError"),
+        ({"how": "wrong type"}, "ValidationError"),
+    ],
+)
+async def test_a_tool_that_fails_oddly_is_told_to_the_model_too(
+    tmp_path: Path, given: dict[str, object], told: str
+) -> None:
+    agent = Agent(name="guide", model="claude-haiku-4-5", tools=[odd])
+    model = scripted(use(("odd", given)), "never mind")
+    async with engine_on(tmp_path / "j.db", asking(agent), model) as kit:
+        detail = await kit.run("asking", "go")
+    assert detail.run.status == SUCCEEDED
+    (result,) = model.calls[1].messages[-1]["content"]
+    assert result["content"].startswith(told) and result["is_error"]
+    _nothing_is_open(detail)
+
+
+async def test_a_call_that_cannot_be_kept_fails_the_step_and_leaves_nothing_open(tmp_path: Path) -> None:
+    agent = Agent(name="guide", model="claude-haiku-4-5", tools=[odd])
+    model = scripted(use(("odd", {"how": float("nan")})))
+    async with engine_on(tmp_path / "j.db", asking(agent), model) as kit:
+        detail = await kit.run("asking", "go")
+    assert detail.run.error_type == "workflow_error"
+    _nothing_is_open(detail)
+
+
+async def test_a_function_whose_result_is_not_what_it_says_fails_its_step(tmp_path: Path) -> None:
+    registry = Registry()
+
+    @workflow(steps=[odd], registry=registry)
+    async def stepped(run: RunContext, given: str) -> str:
+        try:
+            await run.step(odd, "wrong type")
+        except StepFailed as error:
+            return error.error_type
+        return "succeeded"
+
+    async with engine_on(tmp_path / "j.db", registry, scripted()) as kit:
+        detail = await kit.run("stepped", "x")
+    assert json.loads(detail.run.output or "") == "workflow_error"
+    assert detail.steps[0].status == FAILED
+
+
+async def test_tools_are_the_engines_own_and_end_before_their_agents_step(tmp_path: Path) -> None:
+    async def slow() -> str:
+        """Take long."""
+        await asyncio.sleep(60)
+        return "late"
+
+    async def gives_up() -> str:
+        """Cancel itself."""
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    agent = Agent(name="guide", model="claude-haiku-4-5", tools=[slow, gives_up])
+    registry = Registry()
+
+    @workflow(agents=[agent], registry=registry)
+    async def tolerant(run: RunContext, given: str) -> str:
+        try:
+            return await run.call(agent, given)
+        except asyncio.CancelledError:
+            return "gone on"
+
+    async with engine_on(tmp_path / "j.db", registry, scripted(use(("slow", {}), ("gives_up", {})))) as kit:
+        detail = await kit.run("tolerant", "go")
+    assert json.loads(detail.run.output or "") == "gone on"
+    _nothing_is_open(detail)
+    guide_step, *tools = detail.steps
+    assert {one.name: one.status for one in tools} == {"slow": "cancelled", "gives_up": "cancelled"}
+    assert all((one.end_seq or 0) < (guide_step.end_seq or 0) for one in tools)
+
+
+async def test_half_an_answer_is_not_accepted_where_data_was_asked_for(tmp_path: Path) -> None:
+    agent = Agent(name="planner", model="claude-haiku-4-5", accept={"max_tokens", "refusal"})
+    cut = Reply(
+        outcome="max_tokens", text='{"ta', content=({"type": "text", "text": '{"ta'},), stop_reason="max_tokens"
+    )
+    model = scripted(cut)
+    async with engine_on(tmp_path / "j.db", planning(agent), model) as kit:
+        detail = await kit.run("planning", "tea")
+    assert detail.run.error_type == "max_tokens"
+    assert len(model.calls) == 1
+
+
+@pytest.mark.parametrize("name", ["_hidden", "model_config"])
+def test_a_parameter_that_cannot_be_told_to_a_model_is_refused(name: str) -> None:
+    scope: dict[str, object] = {}
+    exec(f"def lookup({name}: str) -> str:\n    return ''", scope)
+    with pytest.raises(UsageError, match=f"parameter '{name}' cannot be told to a model|no JSON schema"):
+        Agent(name="guide", model="claude-haiku-4-5", tools=[scope["lookup"]])
+
+
+class Handle:
+    pass
+
+
+def opened() -> Handle:
+    return Handle()
+
+
+def test_a_result_that_cannot_be_read_back_is_refused_at_once() -> None:
+    with pytest.raises(UsageError, match="'opened' returns 'Handle', which cannot be read back from JSON"):
+        Agent(name="guide", model="claude-haiku-4-5", tools=[opened])
