@@ -52,9 +52,8 @@ async def execute(live: Live) -> None:
     """Run the workflow function once and commit how the execution ended. Raises nothing."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(workflow_output(live))
-    stopped = loop.create_task(live.stopped.wait())
-    await asyncio.wait({task, stopped}, timeout=max(live.seconds_left(), 0), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
+    either: set[asyncio.Future[Any]] = {task, live.stopped}
+    await asyncio.wait(either, timeout=max(live.seconds_left(), 0), return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
         live.stop("deadline")  # unless it was stopped for another reason
         task.cancel()

@@ -63,7 +63,7 @@ class Live:
         self._next_step = claim.next_step
         self._next_seq = claim.next_seq
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.stopped = asyncio.Event()
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._refusals = 0
 
     # ---- numbering and committing ----
@@ -146,7 +146,7 @@ class Live:
         if self.cause is None and not self.closing:
             self.cause = cause
             self.closing = True
-            self.stopped.set()
+            self.stopped.set_result(None)
             self._cancel_tasks()
 
     async def settle(self) -> None:

@@ -256,7 +256,7 @@ def test_ctrl_c_cancels_the_run_of_this_process(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             # Where these tests are a shell's background job, SIGINT is ignored, and what they start inherits that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 -- no threads here
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 -- it only sets a flag
         )
         while not slow.requests:
             time.sleep(0.02)
