@@ -181,7 +181,7 @@ class Step:
     input: str = "null"  # JSON
     output: str | None = None  # JSON
     error_type: str | None = None
-    error_detail: str | None = None  # JSON text: the traceback; content
+    error_detail: str | None = None  # JSON text: the traceback, or what of an answer does not fit; content
     started_at: int
     ended_at: int | None = None
     seq: int

@@ -196,6 +196,7 @@ class AttemptView(BaseModel):
     request_id: str | None
     stop_reason: str | None
     wait_ms: float = Field(description="Waited before it.")
+    started_at: datetime
     time_to_first_chunk_ms: float | None
     duration_ms: float | None
     tokens: Tokens | None = Field(description="Null when unknown.")
@@ -209,7 +210,6 @@ class AttemptEvent(AttemptView):
     step: int = Field(description="Number of its step.")
     execution: int
     agent: str
-    started_at: datetime
 
 
 class StepView(BaseModel):
@@ -223,12 +223,22 @@ class StepView(BaseModel):
     input_preview: str | None = Field(description="At most 200 characters.")
     output_preview: str | None = Field(description="At most 200 characters; null while it runs.")
     status: str
+    error_type: ErrorType | None = Field(description="Why it did not succeed; null where it did, or still runs.")
     duration_ms: float | None
     started_at: datetime
     reused: bool = Field(description="Answered in a fork from the source run's journal.")
     tokens: Tokens
     cost_usd: Dollars
     attempts: list[AttemptView]
+
+
+class StepDetail(StepView):
+    """A step as a run's detail has it."""
+
+    error_detail: str | None = Field(
+        description="The traceback where its own code raised; of output_invalid what did not fit, a field a line. "
+        "Content: shown here alone."
+    )
 
 
 class ExecutionView(BaseModel):
@@ -247,7 +257,7 @@ class Detail(Summary):
         description="The traceback, where the workflow itself raised. Content: shown here alone."
     )
     executions: list[ExecutionView]
-    steps: list[StepView]  # type: ignore[assignment]  # a summary counts them
+    steps: list[StepDetail]  # type: ignore[assignment]  # a summary counts them
 
 
 class RunList(BaseModel):

@@ -81,7 +81,10 @@ def run_detail(detail: RunDetail) -> Json:
         "output": _value(detail.run.output),
         "error_detail": _value(detail.run.error_detail),
         "executions": [execution(found) for found in sorted(detail.executions, key=lambda found: found.number)],
-        "steps": [step(found, attempts[found.number]) for found in _in_order(detail.steps)],
+        "steps": [
+            step(found, attempts[found.number]) | {"error_detail": _value(found.error_detail)}
+            for found in _in_order(detail.steps)
+        ],
     }
 
 
@@ -97,6 +100,7 @@ def execution(found: Execution) -> Json:
 
 
 def step(found: Step, attempts: Sequence[Attempt]) -> Json:
+    """Without `error_detail`, which only the detail of a run has: this is an event's data too."""
     ended = [attempt for attempt in attempts if attempt.ended_at is not None]
     return {
         "number": found.number,
@@ -107,6 +111,7 @@ def step(found: Step, attempts: Sequence[Attempt]) -> Json:
         "input_preview": preview(found.input),
         "output_preview": preview(found.output),
         "status": found.status,
+        "error_type": found.error_type,
         "duration_ms": milliseconds(found.started_at, found.ended_at),
         "started_at": instant(found.started_at),
         "reused": False,  # forks, whose steps can be reused ones, do not exist yet
@@ -128,6 +133,7 @@ def attempt_view(found: Attempt) -> Json:
         "request_id": found.request_id,
         "stop_reason": found.stop_reason,
         "wait_ms": milliseconds(0, found.wait_ns),
+        "started_at": instant(found.started_at),
         "time_to_first_chunk_ms": milliseconds(found.started_at, found.first_chunk_at),
         "duration_ms": milliseconds(found.started_at, found.ended_at),
         "tokens": tokens([found]) if found.usage in {EXACT, PARTIAL} else None,
@@ -148,7 +154,7 @@ def event(found: Event) -> tuple[str, Json]:
     if isinstance(record, Step):
         return f"step.{verb}", step(record, found.attempts)
     where = {"step": record.step, "execution": record.execution, "agent": record.agent}
-    return f"attempt.{verb}", attempt_view(record) | where | {"started_at": instant(record.started_at)}
+    return f"attempt.{verb}", attempt_view(record) | where
 
 
 def workflow(found: Workflow) -> Json:

@@ -8,13 +8,14 @@ from typing import Final, NamedTuple
 DONE: Final = "done"
 FAILED: Final = "failed"
 WAIT: Final = "wait"
+BETWEEN: Final = "between"
 RUNNING: Final = "running"
 
-_BLOCKS: Final = {DONE: "█", FAILED: "▒", WAIT: "·", RUNNING: "▓"}
-_ASCII: Final = {DONE: "#", FAILED: "x", WAIT: ".", RUNNING: ">"}
+_BLOCKS: Final = {DONE: "█", FAILED: "▒", WAIT: "·", BETWEEN: "─", RUNNING: "▓"}
+_ASCII: Final = {DONE: "#", FAILED: "x", WAIT: ".", BETWEEN: "-", RUNNING: ">"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _SHORTEST_MS: Final = 1e-6  # a nanosecond, as the journal counts; below it no axis can be drawn
-STYLES: Final = {DONE: "cyan", FAILED: "red", WAIT: "yellow", RUNNING: "green"}
+STYLES: Final = {DONE: "cyan", FAILED: "red", WAIT: "yellow", BETWEEN: "dim", RUNNING: "green"}
 
 
 class Segment(NamedTuple):

@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from agentobs.cli.figures import clean, count, counted, dollars, duration
+from agentobs.cli.figures import UNKNOWN, clean, count, counted, dollars, duration
 from agentobs.cli.terminal import look
-from agentobs.cli.waterfall import DIM, STATUS_STYLES
-from agentobs.records import AGENT, OK, QUEUED, SUCCEEDED, TERMINAL
+from agentobs.cli.waterfall import DIM, STATUS_STYLES, named, turns, why
+from agentobs.records import AGENT, FAILED, INTERRUPTED, OK, QUEUED, SUCCEEDED, TERMINAL
 
 _FIRST_S: Final = 0.05
 _SLOWEST_S: Final = 0.5
 _INDENT: Final = "  "
+_AT_ONCE: Final = 4  # running steps that are named in the last line
 
 
 class Progress:
@@ -34,6 +35,7 @@ class Progress:
         spinner = "dots" if unicode else "line"
         self._status = Status("", console=console, spinner=spinner) if console.is_terminal else None
         self._running = False
+        self._width = 0  # of the longest name so far
         self._started: set[int] = set()
         self._failed: set[tuple[int, int, int]] = set()
         self._ended: set[int] = set()
@@ -48,19 +50,21 @@ class Progress:
 
     def see(self, run: Mapping[str, Any]) -> None:
         """Print what is new."""
-        names = max((len(str(name)) for name in run["step_names"]), default=0)
+        self._width = max([self._width, *(len(named(step)) for step in run["steps"])])
         for step in run["steps"]:
-            self._see_step(step, names)
+            self._see_step(step)
         if run["status"] in TERMINAL:
             self._show("")
             return
-        active = [clean(step["name"]) for step in run["steps"] if step["duration_ms"] is None]
+        active = [named(step) for step in run["steps"] if step["duration_ms"] is None]
+        if len(active) > _AT_ONCE:
+            active[_AT_ONCE:] = [f"and {len(active) - _AT_ONCE} more"]
         waiting = "queued" if run["status"] == QUEUED else str(run["status"])
         self._show(", ".join(active) or waiting)
 
-    def _see_step(self, step: Mapping[str, Any], names: int) -> None:
+    def _see_step(self, step: Mapping[str, Any]) -> None:
         start, good, bad, again = self._marks
-        number, name = step["number"], clean(step["name"]).ljust(names)
+        number, name = step["number"], named(step).ljust(self._width)
         if number not in self._started:
             self._started.add(number)
             if self._status is None and step["duration_ms"] is None:
@@ -73,14 +77,15 @@ class Progress:
                 continue  # the last failure of a step is told with its end
             self._failed.add(key)
             status = f"{attempt['http_status']} " if attempt["http_status"] else ""
-            told = f"attempt {attempt['number']}: {status}{clean(attempt['outcome'])}, trying again"
+            turn = f"turn {attempt['turn']}, " if attempt["turn"] > 1 else ""
+            told = f"{turn}attempt {attempt['number']}: {status}{clean(attempt['outcome'])}, trying again"
             self._print(Text.assemble((f"{_INDENT}{again} ", "yellow"), f"{name}  {told}"))
         if step["duration_ms"] is None or number in self._ended:
             return
         self._ended.add(number)
         fine = step["status"] == SUCCEEDED
         mark = (f"{_INDENT}{good if fine else bad} ", STATUS_STYLES.get(step["status"], ""))
-        self._print(Text.assemble(mark, f"{name}  {_told(step, last)}"))
+        self._print(Text.assemble(mark, f"{name}  {_told(step)}"))
 
     def _print(self, line: Text) -> None:
         self._console.print(line)
@@ -97,16 +102,19 @@ class Progress:
         self._running = bool(text)
 
 
-def _told(step: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
-    parts = [f"{duration(step['duration_ms']):>6}"]
+def _told(step: Mapping[str, Any]) -> str:
+    # An owner that died has not told when.
+    parts = [f"{UNKNOWN if step['status'] == INTERRUPTED else duration(step['duration_ms']):>6}"]
     if step["status"] != SUCCEEDED:
-        why = clean(last["outcome"]) if last and last["outcome"] not in {OK, None} else clean(step["status"])
-        parts.append(f"{last['http_status']} {why}" if last and last["http_status"] else why)
+        parts.append(why(step) if step["status"] == FAILED else clean(step["status"]))
     if step["kind"] == AGENT and step["status"] == SUCCEEDED:
         tokens = step["tokens"]
         parts.append(f"{count(tokens['input'])} in, {count(tokens['output'])} out, {dollars(step['cost_usd'])}")
-    if len(step["attempts"]) > 1:
-        parts.append(counted(len(step["attempts"]), "attempt"))
+    asked, attempts = turns(step), len(step["attempts"])
+    if asked > 1:
+        parts.append(counted(asked, "turn"))
+    if attempts > asked:
+        parts.append(counted(attempts, "attempt"))
     return "  ".join(parts)
 
 

@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.text import Text
 
 from agentobs.api.schemas import to_run_id
-from agentobs.cli.figures import clean, duration
+from agentobs.cli.figures import clean
 from agentobs.cli.progress import Progress
 from agentobs.cli.reading import Source, source
-from agentobs.cli.render import summary
+from agentobs.cli.render import ended, failures, summary
 from agentobs.cli.terminal import look, note, out, show
 from agentobs.cli.waterfall import DIM, waterfall
 from agentobs.errors import Unreachable
@@ -35,17 +35,23 @@ async def tail(settings: Settings, server: str | None, run_id: str, *, as_json: 
     async with source(settings, server) as found:
         events = Unbroken(found, run_id)
         view: _View = _Json() if as_json else _Waterfall() if out().is_terminal else _Lines()
-        with view:
-            async with aclosing(events.follow()) as stream:
-                async for name, data, seq in stream:
-                    view.see(name, data, seq)
+        try:
+            with view:
+                async with aclosing(events.follow()) as stream:
+                    async for name, data, seq in stream:
+                        view.see(name, data, seq)
+        except asyncio.CancelledError:  # Ctrl-C: of the tail, not of the run
+            note(
+                f"the run goes on: 'agentobs runs tail {run_id}' follows it again, 'agentobs runs cancel {run_id}' "
+                "stops it"
+            )
+            raise
     run = events.run
     if not as_json:
         if out().is_terminal:
             show(summary(run, look(out()), content=True))
         else:
-            why = f": {clean(run['error']['type'])}" if run["error"] else ""
-            show([f"run {run_id} {run['status']} after {duration(run['total_ms'])}{why}"])
+            show([*failures(run, look(out())), ended(run)])
     return 0 if run["status"] == SUCCEEDED else 1
 
 
@@ -160,8 +166,9 @@ class _Lines:
         if name == "execution.started" and data["number"] > 1:
             show([Text(f"  execution {data['number']} ({clean(data['reason'])}) by {clean(data['worker'])}")])
         changed = self._seen.take(name, data)
-        names = [str(step["name"]) for step in changed]
-        self._progress.see({"status": self._seen.run["status"], "steps": changed, "step_names": names})
+        if name == "attempt.ended":  # whether it is tried again is told by what follows
+            return
+        self._progress.see({"status": self._seen.run["status"], "steps": changed})
         sys.stdout.flush()
 
 
@@ -176,7 +183,8 @@ class _Waterfall:
         self._live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
+        self._live.transient = not any(raised)  # else nothing follows that is more complete
         self._live.stop()
 
     def see(self, name: str, data: dict[str, Any], seq: int) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Final, TypeAlias
 
 from rich.text import Text
 
-from agentobs.cli.bars import DONE, FAILED, RUNNING, STYLES, WAIT, Segment, bar, sign
+from agentobs import records
+from agentobs.cli.bars import BETWEEN, DONE, FAILED, RUNNING, STYLES, WAIT, Segment, bar, sign
 from agentobs.cli.figures import NONE, UNKNOWN, clean, count, dollars, duration, shortened
-from agentobs.records import EXACT, OK, PARTIAL, SUCCEEDED, TOOL
+from agentobs.records import EXACT, INTERRUPTED, OK, PARTIAL, SUCCEEDED, TOOL
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -21,6 +22,9 @@ _MIN_BAR: Final = 10
 _MAX_BAR: Final = 72
 _MAX_LABEL: Final = 32
 _HEADS: Final = ("time", "in", "out", "cost")
+_WORDS: Final = (
+    *((DONE, "answered"), (FAILED, "failed"), (WAIT, "waiting"), (BETWEEN, "between turns"), (RUNNING, "running")),
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class _Row:
 
 
 def waterfall(run: Json, look: Look, *, now: datetime | None = None) -> list[Text]:
-    """One row a step on a common time axis, and one for each attempt of a step that has several."""
+    """One row a step on a common time axis, one for each attempt of a step that has several, and why one failed."""
     axis = _Axis(run, now or datetime.now(UTC))
     rows = list(_rows(run, axis))
     if not rows:
@@ -59,6 +63,7 @@ def waterfall(run: Json, look: Look, *, now: datetime | None = None) -> list[Tex
     room = look.width - label_width - 1 - sum(width + 2 for width in widths)
     bar_width = min(max(room, _MIN_BAR), _MAX_BAR)
     lines = [_head(label_width, bar_width, axis, [(_HEADS[at], width) for at, width in zip(kept, widths, strict=True)])]
+    kinds: set[str] = set()
     for row in rows:
         line = Text()
         if row.segments is None:
@@ -68,14 +73,13 @@ def waterfall(run: Json, look: Look, *, now: datetime | None = None) -> list[Tex
             line.append(shortened(row.label, label_width, ellipsis=look.ellipsis).ljust(label_width + 1), row.style)
             for cells in bar(row.segments, axis.total_ms, bar_width, unicode=look.unicode):
                 line.append(cells.text, STYLES.get(cells.kind, ""))
+                kinds.add(cells.kind)
         for at, width in zip(kept, widths, strict=True):
             line.append("  " + row.figures[at].rjust(width), DIM if row.segments is None else "")
         line.rstrip()
         lines.append(line)
-    kinds = {segment.kind for row in rows for segment in row.segments or ()}
-    if kinds - {DONE}:
-        words = ((DONE, "answered"), (FAILED, "failed"), (WAIT, "waiting"), (RUNNING, "running"))
-        told = "   ".join(f"{sign(kind, unicode=look.unicode)} {word}" for kind, word in words if kind in kinds)
+    if kinds - {DONE, ""}:
+        told = "   ".join(f"{sign(kind, unicode=look.unicode)} {word}" for kind, word in _WORDS if kind in kinds)
         lines.append(Text(" " * (label_width + 1) + told, DIM))
     return lines
 
@@ -96,6 +100,10 @@ class _Axis:
         end = self.at(run["ended_at"]) if run["ended_at"] else self.since(now)
         self.total_ms = max([end, *ends])
 
+    def seen(self, ms: float, *, short: bool) -> bool:
+        """Whether a stretch without an attempt is drawn: one that begins by design, or one that is long."""
+        return ms > (self.total_ms / _MAX_BAR if short else max(100.0, self.total_ms / 50))
+
     def at(self, text: str) -> float:
         return self.since(_instant(text))
 
@@ -109,7 +117,7 @@ def _instant(text: str) -> datetime:
 
 def _rows(run: Json, axis: _Axis) -> Iterator[_Row]:
     began = axis.at(run["started_at"]) if run["started_at"] else axis.total_ms
-    if run["steps"] and began > max(100.0, axis.total_ms / 50):  # else too short to be seen
+    if run["steps"] and axis.seen(began, short=False):
         yield _Row("(queued)", (duration(began), NONE, NONE, NONE), (Segment(0, began, WAIT),), DIM)
     executions = {execution["number"]: execution for execution in run["executions"]}
     current = 1
@@ -117,12 +125,14 @@ def _rows(run: Json, axis: _Axis) -> Iterator[_Row]:
         if step["execution"] != current:
             current = step["execution"]
             yield _execution_row(executions.get(current, {"number": current}))
-        yield _step_row(step, axis)
-        attempts = step["attempts"]
+        # An owner that died has not told when: what it left open is closed as of its last commit.
+        died = executions.get(current, {}).get("outcome") == INTERRUPTED
+        yield _step_row(step, axis, died=died)
+        attempts, indent = step["attempts"], "  " * (_depth(step) + 1)
         if len(attempts) > 1:
-            turns = len({attempt["turn"] for attempt in attempts})
-            for attempt in attempts:
-                yield _attempt_row(attempt, "  " * (_depth(step) + 1), several_turns=turns > 1)
+            yield from (_attempt_row(attempt, attempts, indent, died=died) for attempt in attempts)
+        if failed(step) and (len(attempts) < 2 or attempts[-1]["outcome"] != step["error_type"]):
+            yield _Row(f"{indent}failed: {why(step)}", style=STYLES[FAILED])
 
 
 def _execution_row(execution: Json) -> _Row:
@@ -136,7 +146,29 @@ def _depth(step: Json) -> int:
     return branches + int(step["kind"] == TOOL)  # a tool call belongs to the agent's step above it
 
 
-def _step_row(step: Json, axis: _Axis) -> _Row:
+def named(step: Json) -> str:
+    """A step's name after its branch."""
+    return clean(f"{step['branch']}: {step['name']}" if step["branch"] else step["name"])
+
+
+def turns(step: Json) -> int:
+    return len({attempt["turn"] for attempt in step["attempts"]})
+
+
+def failed(step: Json) -> bool:
+    """It was not cut off from outside."""
+    return bool(step["status"] == records.FAILED)
+
+
+def why(step: Json) -> str:
+    """A failed step's error type, after the HTTP status of the answer that it came with."""
+    error = clean(step["error_type"] or step["status"])
+    last = step["attempts"][-1] if step["attempts"] else None
+    of_last = last is not None and last["outcome"] == step["error_type"] and last["http_status"]
+    return f"{last['http_status']} {error}" if last is not None and of_last else error
+
+
+def _step_row(step: Json, axis: _Axis, *, died: bool) -> _Row:
     start = axis.at(step["started_at"])
     ms, status = step["duration_ms"], step["status"]
     end = axis.total_ms if ms is None else start + ms
@@ -145,8 +177,8 @@ def _step_row(step: Json, axis: _Axis) -> _Row:
     if step["reused"]:
         return _Row(f"{label} (reused)", (NONE, NONE, NONE, NONE), (), DIM)
     kind = RUNNING if ms is None else DONE if status == SUCCEEDED else FAILED
-    segments = tuple(_segments(step, start, end, kind))
-    shown = duration(end - start) if ms is None else duration(ms)
+    segments = tuple(_segments(step, start, end, kind, axis))
+    shown = UNKNOWN if died and status == INTERRUPTED else duration(end - start if ms is None else ms)
     ended = [attempt for attempt in step["attempts"] if attempt["outcome"] is not None]
     figures = (NONE, NONE, NONE)
     if ended:
@@ -165,30 +197,44 @@ def _figures(spent: Json | None, *, inexact: bool) -> tuple[str, str, str]:
     return count(tokens["input"]) + more, count(tokens["output"]) + more, dollars(spent["cost_usd"])
 
 
-def _segments(step: Json, start: float, end: float, kind: str) -> Iterator[Segment]:
-    """An attempt begins when its wait is over; what lies between attempts is waiting."""
+def _segments(step: Json, start: float, end: float, kind: str, axis: _Axis) -> Iterator[Segment]:
+    """Attempts stand where they were; before one of them, or after the last, is waiting or what an answer asked for."""
     attempts = step["attempts"]
-    if len(attempts) < 2:
+    if not attempts:
         yield Segment(start, end, kind)
         return
-    yield Segment(start, end, WAIT)
-    at = start
+    at, over = start, []  # a short attempt is seen over a long wait
     for attempt in attempts:
-        begin = min(at + attempt["wait_ms"], end)
+        begin = min(max(axis.at(attempt["started_at"]), at), end)
+        gap = BETWEEN if attempt["turn"] > 1 and not attempt["wait_ms"] else WAIT
+        if axis.seen(begin - at, short=bool(attempt["wait_ms"]) or gap == BETWEEN):
+            yield Segment(at, begin, gap)
+            at = begin
         running = attempt["duration_ms"] is None
-        at = end if running else min(begin + attempt["duration_ms"], end)
-        yield Segment(begin, at, RUNNING if running else DONE if attempt["outcome"] == OK else FAILED)
+        until = end if running else max(at, min(begin + attempt["duration_ms"], end))
+        last = attempt is attempts[-1]
+        if last and not axis.seen(end - until, short=False):
+            until = end
+        bad = attempt["outcome"] != OK or (last and kind == FAILED)
+        over.append(Segment(at, until, RUNNING if running else FAILED if bad else DONE))
+        at = until
+    if at < end:
+        yield Segment(at, end, BETWEEN if attempts[-1]["outcome"] == OK else WAIT)
+    yield from over
 
 
-def _attempt_row(attempt: Json, indent: str, *, several_turns: bool) -> _Row:
+def _attempt_row(attempt: Json, attempts: Sequence[Json], indent: str, *, died: bool) -> _Row:
+    """A turn is named where there are several, an attempt where its turn has several."""
     outcome = attempt["outcome"]
-    turn = f"turn {attempt['turn']}, " if several_turns else ""
+    several = len({one["turn"] for one in attempts}) > 1
+    retried = sum(one["turn"] == attempt["turn"] for one in attempts) > 1
+    parts = [f"turn {attempt['turn']}"] if several else []
+    parts += [f"attempt {attempt['number']}"] if retried or not several else []
     status = f"{attempt['http_status']} " if attempt["http_status"] else ""
     wait = f", after {duration(attempt['wait_ms'])}" if attempt["wait_ms"] else ""
     figures = (NONE, NONE, NONE)
     if outcome is not None:
         figures = _figures(attempt if attempt["tokens"] is not None else None, inexact=attempt["usage"] == PARTIAL)
-    label = f"{indent}{turn}attempt {attempt['number']}: {status}{clean(outcome or 'running')}{wait}"
-    return _Row(
-        label, (duration(attempt["duration_ms"]), *figures), style=DIM if outcome in {OK, None} else STYLES[FAILED]
-    )
+    label = f"{indent}{', '.join(parts)}: {status}{clean(outcome or 'running')}{wait}"
+    took = UNKNOWN if died and outcome == INTERRUPTED else duration(attempt["duration_ms"])
+    return _Row(label, (took, *figures), style=DIM if outcome in {OK, None} else STYLES[FAILED])

@@ -28,6 +28,7 @@ from agentobs.records import (
     RESUMED,
     RUNNING,
     SETTLED,
+    SUCCEEDED,
     TERMINAL,
     UNKNOWN,
     Attempt,
@@ -189,7 +190,8 @@ class Units:
     def resume(self, db: sqlite3.Connection, run_id: str) -> Run:
         run = self._existing(db, run_id)
         if db.execute(self._sql.requeue_run.sql, {"id": run_id}).rowcount != 1:
-            raise Conflict(f"run {run_id} is {run.status}; only a failed or cancelled run can be resumed")
+            verb = "has" if run.status == SUCCEEDED else "is"
+            raise Conflict(f"run {run_id} {verb} {run.status}; only a failed or cancelled run can be resumed")
         executions = self._all(db, Execution, self._sql.executions_of, run_id=run_id)
         self.write(db, [Change(CLOSED, end_note(run, len(executions)))])
         return self._existing(db, run_id)

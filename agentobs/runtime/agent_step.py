@@ -19,7 +19,7 @@ from agentobs.runtime.clock import end
 from agentobs.runtime.function_step import decoded, run_tool
 from agentobs.runtime.live import CUT_OFF, Live
 from agentobs.runtime.memo import Finished
-from agentobs.runtime.output import Output, repair
+from agentobs.runtime.output import Output, repair, wrong
 from agentobs.runtime.turn import Turn
 
 # Finished failures come with a text that was paid for; it is kept, and handed on in StepFailed.
@@ -216,12 +216,22 @@ class AgentStep:
         return [Change(OPENED, self.step)]
 
     def _failed(self, error_type: str, text: str) -> Change:
-        return self.closed(FAILED, error_type, encode(text, "an answer") if error_type in _PAID_TEXT else None)
+        output = encode(text, "an answer") if error_type in _PAID_TEXT else None
+        misfit = self.judged.misfit if error_type == "output_invalid" else None
+        detail = None if misfit is None else encode("\n".join(wrong(misfit)), "what does not fit")
+        return self.closed(FAILED, error_type, output, detail)
 
-    def closed(self, status: str, error_type: str | None, output: str | None = None) -> Change:
-        ended = end(self.clock, self.started)
+    def closed(
+        self, status: str, error_type: str | None, output: str | None = None, detail: str | None = None
+    ) -> Change:
         self.step = changed(
-            self.step, status=status, error_type=error_type, output=output, ended_at=ended, end_seq=self.live.seq()
+            self.step,
+            status=status,
+            error_type=error_type,
+            error_detail=detail,
+            output=output,
+            ended_at=end(self.clock, self.started),
+            end_seq=self.live.seq(),
         )
         return Change(CLOSED, self.step)
 

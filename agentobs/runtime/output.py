@@ -46,18 +46,21 @@ def output_of(kind: Any) -> Output:
         ) from None
 
 
+def wrong(error: Exception) -> list[str]:
+    """What of an answer does not fit, a field a line. Content: a field's name can be the model's own."""
+    if not isinstance(error, ValidationError):
+        kept = isinstance(error, ValueError)
+        return ["the answer: " + ("it is not JSON that can be kept" if kept else "its checks could not be made")]
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [f"{'.'.join(map(str, one['loc'])) or 'the answer'}: {one['msg']}" for one in found[:_MOST_ERRORS]]
+
+
 def repair(error: Exception) -> str:
     """What the model is asked after an answer that does not fit."""
-    if isinstance(error, ValidationError):
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        wrong = [f"- {'.'.join(map(str, one['loc'])) or 'the answer'}: {one['msg']}" for one in found[:_MOST_ERRORS]]
-    else:
-        kept = isinstance(error, ValueError)
-        wrong = ["- the answer: " + ("it is not JSON that can be kept" if kept else "its checks could not be made")]
     return "\n".join(
         [
             "Your answer does not fit the schema that was asked for:",
-            *wrong,
+            *(f"- {line}" for line in wrong(error)),
             "Answer again with the whole corrected JSON, and nothing else.",
         ]
     )

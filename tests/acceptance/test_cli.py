@@ -245,6 +245,21 @@ def test_a_run_that_fails_exits_1_and_as_json_is_one_document(used: Used) -> Non
     assert [step["name"] for step in run["steps"]] == ["researcher"]
 
 
+def test_code_that_raises_is_told_with_its_place_and_text(folder: Folder) -> None:
+    flows = {"AGENTOBS_WORKFLOWS": "tests.acceptance.flows_bad", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = folder("run", "raises", "--input", '"tea"', **flows)
+    assert done.returncode == 1
+    assert "error   workflow_error: workflow 'raises' raised ValueError at flows_bad.py:" in done.stdout
+    assert "\n  ValueError: never show this: tea\n" in done.stdout  # on the terminal of whoever ran it
+    done = folder("run", "step_raises", "--input", '"tea"', **flows)
+    assert re.search(r"flows_bad.py\", line \d+, in explode\n.*\n  RuntimeError: exploded over tea\n", done.stdout)
+    shown = folder("runs", "show", done.stderr.split()[1])
+    assert "\n  RuntimeError: exploded over tea\n" in shown.stdout
+    assert "error   workflow_error in step 1 (explode)" in shown.stdout
+    done = folder("run", "undeclared", "--input", '"tea"', **flows)
+    assert "without declaring it" in " ".join(done.stdout.split())
+
+
 def test_ctrl_c_cancels_the_run_of_this_process(tmp_path: Path) -> None:
     with SimulatorThread(latency_s=30) as slow:
         folder = Folder(tmp_path, slow.url)

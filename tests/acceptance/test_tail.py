@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -101,12 +103,15 @@ def test_lines_where_it_is_piped_and_1_for_a_run_that_failed(here: World) -> Non
     done = run_tail(here, bad)
     assert done.returncode == 1, done.stderr
     assert f"run {bad} failed after" in done.stdout
-    assert "invalid_request" in done.stdout
+    assert done.stdout.rstrip().endswith(": invalid_request in step 1 (researcher)")
+    assert "trying again" not in done.stdout  # it was not
     done = run_tail(here, good)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "editor" in done.stdout
     assert f"run {good} succeeded after" in done.stdout
+    assert done.stdout.count("attempt 1: 529 overloaded, trying again") == 1
+    assert re.search(r"1 retry, [\d,]+ in, [\d,]+ out, \$[\d.]+$", done.stdout.rstrip())
     done = run_tail(here, "01930000-0000-7abc-8def-0123456789ab")
     assert done.returncode == 2
     assert done.stderr == "agentobs: there is no run 01930000-0000-7abc-8def-0123456789ab\n"
@@ -143,6 +148,37 @@ def test_a_waterfall_that_grows_on_a_terminal(here: World) -> None:
     last = text[text.rindex("\x1b[2K") :]
     assert "researcher" in last
     assert "succeeded" in last
+
+
+def test_ctrl_c_leaves_the_waterfall_and_says_that_the_run_goes_on(here: World) -> None:
+    here.simulator.faults({"fault": "slow", "delay_s": 30.0, "match": {"contains": "Write"}})
+    run_id = here.service.submit("article", {"goal": "Tea"})["id"]
+    ours, theirs = pty.openpty()
+    env = here.service.environ | {"AGENTOBS_URL": here.service.url, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    process = subprocess.Popen(
+        [AGENTOBS, "runs", "tail", run_id], env=env, cwd=here.service.folder, stdout=theirs, stderr=subprocess.PIPE
+    )
+    os.close(theirs)
+    said = b""
+    while b"\xe2\x96\x93" not in said:  # a bar of what runs
+        said += os.read(ours, 65536)
+    process.send_signal(signal.SIGINT)
+    try:
+        while part := os.read(ours, 65536):
+            said += part
+    except OSError:
+        pass
+    assert process.wait(60) not in {0, 1}
+    left = said.decode()
+    left = left[left.rindex(f"run {run_id}") :]
+    assert "▓ running" in left
+    assert "\x1b[2K" not in left  # it is not wiped
+    assert process.stderr is not None
+    told = process.stderr.read().decode()
+    assert f"the run goes on: 'agentobs runs tail {run_id}'" in told
+    assert "Traceback" not in told
+    assert here.service.summary(run_id)["status"] == "running"
+    here.service.cancel(run_id)
 
 
 def test_a_stop_of_the_service_does_not_wait_for_those_who_follow(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentobs.errors import JournalError, JournalLocked
+from agentobs.errors import Conflict, JournalError, JournalLocked
 from agentobs.journal import sqlite as journal_module
 from agentobs.journal import writer as writer_module
 from agentobs.journal.protocol import Claim, Fence, Published
@@ -122,6 +122,16 @@ async def test_a_resumed_execution_does_not_take_the_number_of_the_runs_earlier_
         await journal.request_resume(claim.run.id)
         resumed = await claimed(journal, claim.run.id)
         assert resumed.execution.seq > last
+
+
+async def test_a_run_that_cannot_be_resumed_says_what_became_of_it(path: Path) -> None:
+    async with journal_at(path) as journal:
+        claim = await started(journal)
+        with pytest.raises(Conflict, match=f"run {claim.run.id} is running; only a failed"):
+            await journal.request_resume(claim.run.id)
+        await journal.commit(fence_of(claim), ended(claim, SUCCEEDED, claim.next_seq))
+        with pytest.raises(Conflict, match=f"run {claim.run.id} has succeeded; only a failed"):
+            await journal.request_resume(claim.run.id)
 
 
 async def test_a_run_cancelled_before_its_start_and_resumed_numbers_on(path: Path) -> None:

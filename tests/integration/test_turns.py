@@ -132,6 +132,21 @@ async def test_repairs_end_and_the_failure_keeps_the_paid_text(tmp_path: Path) -
     assert [one.outcome for one in detail.attempts] == ["ok", "ok"]  # requests that were answered and paid
 
 
+async def test_a_failed_repair_keeps_what_did_not_fit_a_field_a_line(tmp_path: Path) -> None:
+    last = '{"tasks": [], "seconds": "soon"}'
+    async with engine_on(tmp_path / "j.db", planning(), scripted("no JSON", "nor this", last)) as kit:
+        detail = await kit.run("planning", "tea")
+    (asked,) = detail.steps
+    assert asked.error_type == "output_invalid"
+    lines = json.loads(asked.error_detail or "").splitlines()
+    assert [line.partition(": ")[0] for line in lines] == ["tasks", "seconds"]
+    assert "at least 1 item" in lines[0]
+    repaired = scripted("no JSON", GOOD)
+    async with engine_on(tmp_path / "other.db", planning(), repaired) as kit:
+        detail = await kit.run("planning", "tea")
+    assert [(one.status, one.error_detail) for one in detail.steps] == [(SUCCEEDED, None)]
+
+
 async def test_a_repair_begins_anew_after_an_answer_that_was_paused(tmp_path: Path) -> None:
     model = scripted(ok('{"tasks": ', "pause_turn"), "]", GOOD)
     async with engine_on(tmp_path / "j.db", planning(), model) as kit:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from agentobs.api import views
 from agentobs.cli import books, figures, render, tables
 from agentobs.cli.bars import DONE, FAILED, WAIT, Segment, bar
 from agentobs.cli.inputs import run_input, tags
+from agentobs.cli.progress import Progress
 from agentobs.cli.waterfall import Look, waterfall
 from agentobs.errors import UsageError
 from agentobs.journal.protocol import RunDetail
@@ -147,10 +151,104 @@ def test_a_workflow_of_plain_functions_has_no_columns_for_tokens():
     assert head.split() == ["step", "0", "12.0", "s", "time"]
 
 
-def test_turns_are_numbered_where_there_are_several():
-    attempts = [make.attempt(), make.attempt(turn=2)]
-    found = [line.strip() for line in rows(view(steps=[make.step()], attempts=attempts)) if "attempt" in line]
-    assert [line.split(":")[0] for line in found] == ["turn 1, attempt 1", "turn 2, attempt 1"]
+def test_turns_are_numbered_where_there_are_several_and_attempts_where_a_turn_has_several():
+    attempts = [make.attempt(), make.failed_attempt(turn=2), make.attempt(turn=2, number=2)]
+    found = [line.strip() for line in rows(view(steps=[make.step()], attempts=attempts)) if "turn" in line]
+    assert [line.split(":")[0] for line in found] == ["turn 1", "turn 2, attempt 1", "turn 2, attempt 2"]
+
+
+def with_a_slow_tool() -> dict[str, Any]:
+    """An agent's turn, eight seconds of a tool, and the turn with its result; in 12 seconds."""
+    steps = [
+        make.step(name="clerk", started_at=seconds(0), ended_at=seconds(12)),
+        make.step(number=2, key="2", kind="tool", name="stock", started_at=seconds(2), ended_at=seconds(10)),
+    ]
+    attempts = [
+        make.attempt(started_at=seconds(0), ended_at=seconds(2)),
+        make.attempt(turn=2, started_at=seconds(10), ended_at=seconds(12)),
+    ]
+    return view(make.run(started_at=seconds(0)), steps, attempts)
+
+
+def test_a_turn_stands_where_it_was_and_what_its_tools_take_is_no_waiting():
+    _, clerk, _, _, stock, legend = rows(with_a_slow_tool())
+    between = [at for at, sign in enumerate(clerk) if sign == "─"]
+    tool = [at for at, sign in enumerate(stock) if sign == "█"]
+    assert abs(between[0] - tool[0]) <= 1
+    assert abs(between[-1] - tool[-1]) <= 1
+    assert clerk[between[-1] + 1] == "█"
+    assert "─ between turns" in legend
+    assert "waiting" not in legend
+
+
+@given(st.floats(0, 6), st.floats(0, 0.5), st.integers(60, 120))
+def test_the_legend_names_the_signs_that_are_drawn(begin, gap, width):
+    steps = [make.step(started_at=seconds(0), ended_at=seconds(12))]
+    attempts = [
+        make.attempt(started_at=seconds(0), ended_at=seconds(begin)),
+        make.attempt(turn=2, started_at=seconds(begin + gap), ended_at=seconds(12)),
+    ]
+    _, writer, _, _, *legend = rows(view(make.run(started_at=seconds(0)), steps, attempts), Look(width))
+    assert ("─" in writer) == ("─ between turns" in "".join(legend))
+
+
+@given(st.floats(0, 11))
+def test_a_long_wait_for_the_first_attempt_is_drawn_and_what_it_takes_to_begin_is_not(start):
+    def bar_with(wait_s: float) -> str:
+        steps = [make.step(started_at=seconds(start), ended_at=seconds(12))]
+        attempts = [make.attempt(started_at=seconds(start + wait_s), ended_at=seconds(12))]
+        return rows(view(make.run(started_at=seconds(0)), steps, attempts))[1]
+
+    assert "·" not in bar_with(0.09)
+    assert "·" in bar_with(0.9)
+
+
+def test_what_is_too_short_to_be_drawn_is_not_in_the_legend():
+    steps = [make.step(started_at=seconds(0), ended_at=seconds(12))]
+    attempts = [
+        make.attempt(started_at=seconds(0.02), ended_at=seconds(6)),
+        make.attempt(turn=2, started_at=seconds(6.02), ended_at=seconds(11.98)),
+    ]
+    found = rows(view(make.run(started_at=seconds(0)), steps, attempts))
+    assert len(found) == 4
+    assert not {"·", "─", " "} & set(found[1].removeprefix("writer ").split("  ")[0])
+
+
+def test_a_short_failure_is_seen_before_a_long_wait():
+    attempts = [
+        make.failed_attempt(started_at=seconds(0), ended_at=seconds(0.05)),
+        make.attempt(number=2, started_at=seconds(10), ended_at=seconds(12), wait_ns=9_950_000_000),
+    ]
+    steps = [make.step(started_at=seconds(0), ended_at=seconds(12))]
+    _, writer, *_ = rows(view(make.run(started_at=seconds(0)), steps, attempts))
+    assert writer.removeprefix("writer ").startswith("▒··")
+
+
+def test_a_failed_step_says_why_where_none_of_its_attempts_does():
+    misfit = make.step(status="failed", error_type="output_invalid", branch="item-0", name="sorter")
+    run = view(steps=[misfit], attempts=[make.attempt(), make.attempt(turn=2)])
+    _, _, sorter, _, _, why, _ = rows(run)
+    assert why == "    failed: output_invalid"
+    assert "▒" in sorter  # the answer that did not fit
+    assert f"output_invalid  {ERROR_TYPES['output_invalid']}" in shown(run)
+    refused = make.failed_attempt(outcome="invalid_request", http_status=400)
+    once = view(steps=[make.step(status="failed", error_type="invalid_request")], attempts=[refused])
+    assert "  failed: 400 invalid_request" in rows(once)
+    twice = view(steps=[make.step(status="failed", error_type="invalid_request")], attempts=[refused, refused])
+    assert not any("failed:" in line for line in rows(twice))
+
+
+def test_how_long_what_a_dead_owner_left_took_is_not_known():
+    cut = {"outcome": "interrupted", "http_status": None, "usage": UNKNOWN, "input_uncached": None, "output": None}
+    attempts = [make.failed_attempt(), make.attempt(number=2, **cut, cost_pico=None)]
+    steps = [make.step(status="interrupted", error_type="interrupted")]
+    executions = [make.execution(outcome="interrupted"), make.execution(number=2, reason="recovered")]
+    _, _, step, first, second, *_ = rows(view(steps=steps, attempts=attempts, executions=executions))
+    assert step.split()[-4] == "?"
+    assert second.split() == ["attempt", "2:", "interrupted", "?", "?", "?", "?"]
+    assert "?" not in first
+    drained = view(steps=steps, attempts=attempts, executions=[make.execution(outcome="drained")])
+    assert not any(line.split()[-4] == "?" for line in rows(drained) if "writer" in line)
 
 
 @given(st.integers(60, 200), st.booleans())
@@ -183,6 +281,88 @@ def test_the_totals_say_who_how_and_how_much():
     ]
 
 
+def test_further_turns_are_no_retries():
+    found = shown(with_a_slow_tool())
+    assert "steps   2 steps, 2 turns, no retries" in found
+    attempts = [make.attempt(), make.failed_attempt(turn=2), make.attempt(turn=2, number=2)]
+    found = shown(view(steps=[make.step()], attempts=attempts))
+    assert "steps   1 step, 2 turns, 3 attempts, 1 retry" in found
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/lib/agentobs/runtime/execute.py", line 88, in workflow_output
+    value = await workflow.function(RunContext(live), given)
+  File "/home/agentobs/flows.py", line 31, in brief
+    return await run.call(other, subject)
+  File "/lib/agentobs/runtime/run.py", line 75, in call
+    raise UndeclaredCall(
+agentobs.errors.UndeclaredCall: agent 'other' is not declared
+"""
+
+
+def failed_run(message: str, detail: str | None) -> dict[str, Any]:
+    kept = None if detail is None else json.dumps(detail)
+    error = {"error_type": "workflow_error", "error_message": message, "error_detail": kept}
+    return view(make.run(status="failed", output=None, **error))
+
+
+def test_a_workflows_own_error_is_told_with_its_place_and_text():
+    text = TRACEBACK.replace("agentobs.errors.UndeclaredCall: agent 'other' is not declared", "KeyError: 'cups'")
+    message = "workflow 'brief' raised KeyError at flows.py:31"
+    found = shown(failed_run(f"{message}; its text is in the run's error_detail", text)).splitlines()
+    assert found[-1] == f"error   workflow_error: {message}"
+    at = found.index("workflow_error in the workflow")
+    assert found[at + 1 : at + 5] == [
+        '  File "/home/agentobs/flows.py", line 31, in brief',
+        "    return await run.call(other, subject)",
+        "  KeyError: 'cups'",
+        "",
+    ]
+
+
+def test_a_sentence_of_ours_is_not_told_twice_nor_lost_where_there_is_no_traceback():
+    found = shown(failed_run("agent 'other' is not declared", TRACEBACK))
+    assert found.count("is not declared") == 1
+    assert 'File "/home/agentobs/flows.py", line 31' in found
+    parked = failed_run("its owner died 4 times; its text is in the run's error_detail", None)
+    assert "error   workflow_error: its owner died 4 times; its text is in the run's" in shown(parked)
+
+
+def test_a_long_reason_is_broken_between_words():
+    found = shown(failed_run("one two three " * 20, None), Look(60)).splitlines()
+    at = next(at for at, line in enumerate(found) if line.startswith("error"))
+    assert len(found[at:]) > 3
+    assert all(len(line) <= 60 and line.startswith(" " * 8) for line in found[at + 1 :])
+
+
+def test_failed_steps_are_told_in_their_own_words_and_those_that_are_many_are_counted():
+    told = {
+        "status": "failed",
+        "error_type": "output_invalid",
+        "error_detail": json.dumps("topic: Field required\nx: y"),
+    }
+    steps = [make.step(number=at, key=str(at), branch=f"item-{at}", name="sorter", **told) for at in range(1, 9)]
+    found = shown(view(steps=steps)).splitlines()
+    at = found.index("output_invalid in step 1 (item-1: sorter)")
+    assert found[at + 1 : at + 3] == ["  topic: Field required", "  x: y"]
+    assert sum("output_invalid in step" in line for line in found) == 5
+    assert "output_invalid in step 8 (item-8: sorter)" in found
+    assert f"and 3 more: 'agentobs runs show {make.RUN_ID} --json'" in found
+
+
+def test_the_run_names_the_step_that_failed_it():
+    boom = make.step(kind="function", name="boom", status="failed", error_type="workflow_error")
+    run = make.run(status="failed", error_type="workflow_error", error_message="m", error_step=1, output=None)
+    assert shown(view(run, [boom])).splitlines()[-1] == "error   workflow_error in step 1 (boom)"
+
+
+def test_the_end_of_a_run_in_one_line_has_what_it_cost():
+    assert render.ended(three_steps()) == (
+        f"run {make.RUN_ID} succeeded after 12.0 s, 1 retry, 300 in, 150 out, $0.001050"
+    )
+    assert render.ended(failed_run("the reason", None)).endswith(": workflow_error: the reason")
+
+
 def test_errors_are_told_in_words():
     failed = make.attempt(outcome="invalid_request", http_status=400, answer=None)
     run = make.run(status="failed", error_type="invalid_request", error_step=1, error_agent="writer", output=None)
@@ -206,10 +386,50 @@ def test_tokens_of_the_cache_are_named():
 def test_stored_text_cannot_write_to_the_terminal():
     evil = "\\u001b[2J\\u001b]0;title\\u0007 \\ud800 \\u202e"
     run = make.run(input=f'{{"goal":"{evil}"}}', output=f'"{evil}"', tags=f'{{"a{evil}":"b{evil}"}}')
-    found = shown(view(run), content=True)
+    told = {"status": "failed", "error_type": "workflow_error", "error_detail": f'"{evil}"'}
+    found = shown(view(run, [make.step(branch="\x1b[2J", **told)]), content=True)
+    found += live(view(run, [make.step(branch="\x1b[2J", **told)]))
     assert not set(found) & set("\x1b\x07\ud800\u202e")
     assert "\x1b" not in figures.clean_text("\x1b[31m")
     assert figures.clean_text("one\ttab\nline\r\n") == "one\ttab\nline\n"
+
+
+# ---- lines as it goes on ----
+
+
+def live(*runs: dict[str, Any]) -> str:
+    """What is printed where there is no terminal."""
+    console = Console(file=io.StringIO(), width=120, highlight=False, markup=False, soft_wrap=True)
+    with Progress(console) as progress:
+        for run in runs:
+            progress.see(run)
+    return console.file.getvalue()
+
+
+def test_lines_tell_branches_apart_and_turns_from_attempts():
+    steps = [
+        make.step(branch="item-0", name="sorter", status="failed", error_type="output_invalid"),
+        make.step(number=2, key="2", name="writer"),
+    ]
+    attempts = [make.attempt(), make.attempt(turn=2), make.failed_attempt(step=2, key="2")]
+    attempts.append(make.attempt(step=2, key="2", number=2))
+    first, retried, second = live(view(steps=steps, attempts=attempts)).splitlines()
+    assert first.split() == ["✗", "item-0:", "sorter", "3.00", "s", "output_invalid", "2", "turns"]
+    assert "attempt 1: 529 overloaded, trying again" in retried
+    assert second.endswith("2 attempts")
+    assert first.index("3.00") == second.index("3.00")
+
+
+def test_a_name_is_aligned_with_those_before_it():
+    both = [make.step(name="editor-in-chief"), make.step(number=2, key="2", name="proof")]
+    of_one = [{**view(steps=both), "steps": [step]} for step in view(steps=both)["steps"]]
+    first, second = live(*of_one).splitlines()
+    assert first.index("3.00") == second.index("3.00")
+
+
+def test_a_line_of_what_a_dead_owner_left_has_no_duration():
+    found = live(view(steps=[make.step(status="interrupted", error_type="interrupted")]))
+    assert found.split() == ["✗", "writer", "?", "interrupted"]
 
 
 # ---- bars and figures ----

@@ -13,8 +13,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from agentobs.agents import Agent
 from agentobs.api import schemas, views
-from agentobs.journal.protocol import RunDetail
+from agentobs.journal.protocol import Event, RunDetail
 from agentobs.records import (
+    CLOSED,
     EXACT,
     NS,
     PARTIAL,
@@ -39,12 +40,12 @@ SUMMARY = {
 TOKENS = {"input", "output", "cache_read", "cache_write", "reasoning", "total"}
 EXECUTION = {"number", "reason", "worker", "started_at", "ended_at", "outcome"}
 STEP = {
-    *("number", "execution", "kind", "name", "branch", "input_preview", "output_preview", "status", "duration_ms"),
-    *("started_at", "reused", "tokens", "cost_usd", "attempts"),
+    *("number", "execution", "kind", "name", "branch", "input_preview", "output_preview", "status", "error_type"),
+    *("duration_ms", "started_at", "reused", "tokens", "cost_usd", "attempts"),
 }
 ATTEMPT = {
     *("number", "turn", "span_id", "model", "response_model", "outcome", "http_status", "request_id", "stop_reason"),
-    *("wait_ms", "time_to_first_chunk_ms", "duration_ms", "tokens", "usage", "cost_usd"),
+    *("wait_ms", "started_at", "time_to_first_chunk_ms", "duration_ms", "tokens", "usage", "cost_usd"),
 }
 
 
@@ -120,7 +121,8 @@ def test_every_shape_has_exactly_the_fields_of_the_interface():
     assert set(shown["tokens"]) == TOKENS
     assert set(shown["error"]) == {"type", "message", "step", "agent"}
     assert set(shown["executions"][0]) == EXECUTION
-    assert set(shown["steps"][0]) == STEP
+    assert set(shown["steps"][0]) == STEP | {"error_detail"}
+    assert set(views.step(step(1), ())) == STEP  # an event's
     assert set(shown["steps"][0]["tokens"]) == TOKENS
     assert set(shown["steps"][0]["attempts"][0]) == ATTEMPT
     assert set(shown["steps"][0]["attempts"][0]["tokens"]) == TOKENS
@@ -134,7 +136,9 @@ def test_every_shape_has_exactly_the_fields_of_the_interface():
         (schemas.Tokens, TOKENS),
         (schemas.ExecutionView, EXECUTION),
         (schemas.StepView, STEP),
+        (schemas.StepDetail, STEP | {"error_detail"}),
         (schemas.AttemptView, ATTEMPT),
+        (schemas.AttemptEvent, ATTEMPT | {"step", "execution", "agent"}),
         (schemas.RunError, {"type", "message", "step", "agent"}),
         (schemas.RunList, {"runs", "next_cursor"}),
     ],
@@ -144,7 +148,8 @@ def test_the_documented_shapes_are_those_of_the_interface(model: type[BaseModel]
 
 
 def test_what_is_shown_fits_the_documented_shapes():
-    detail = RunDetail(run=run(output='"y"', ended_at=AT + NS), steps=(step(1),), attempts=(attempt(1),))
+    failed = step(2, status="failed", error_type="output_invalid", error_detail='"topic: Field required"')
+    detail = RunDetail(run=run(output='"y"', ended_at=AT + NS), steps=(step(1), failed), attempts=(attempt(1),))
     TypeAdapter(schemas.Detail).validate_json(json.dumps(views.run_detail(detail)), extra="forbid", strict=True)
     TypeAdapter(schemas.Summary).validate_json(json.dumps(views.summary(detail)), extra="forbid", strict=True)
 
@@ -278,6 +283,25 @@ def test_steps_and_attempts_stand_in_their_order_under_their_step():
         (1, [(1, 1), (1, 2), (2, 1)]),
         (2, [(1, 1)]),
     ]
+
+
+def test_a_failed_step_says_why_and_in_its_own_words_in_the_detail_alone():
+    failed = step(2, status="failed", error_type="workflow_error", error_detail="\"KeyError: 'SECRET'\"")
+    detail = RunDetail(run=run(), steps=(step(1), failed))
+    shown = views.run_detail(detail)["steps"]
+    assert [(one["error_type"], one["error_detail"]) for one in shown] == [
+        (None, None),
+        ("workflow_error", "KeyError: 'SECRET'"),
+    ]
+    told = [views.event(Event(9, CLOSED, failed)), views.summary(detail)]
+    assert "workflow_error" in str(told)
+    assert "SECRET" not in str(told)
+
+
+def test_an_attempt_says_when_it_began_in_the_detail_as_in_its_events():
+    begun = attempt(1, started_at=AT + 2 * NS, ended_at=AT + 3 * NS)
+    assert views.attempt_view(begun)["started_at"] == "2026-01-01T00:00:02.000000Z"
+    assert views.event(Event(9, CLOSED, begun))[1]["started_at"] == "2026-01-01T00:00:02.000000Z"
 
 
 def test_a_running_step_has_no_end_yet():
