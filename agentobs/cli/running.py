@@ -12,6 +12,7 @@ from typing import Any, Final
 from agentobs.api import views
 from agentobs.cli.figures import clean_text
 from agentobs.cli.http import Client
+from agentobs.cli.inputs import check
 from agentobs.cli.progress import follow
 from agentobs.cli.render import summary
 from agentobs.cli.terminal import document, err, look, note, out, show
@@ -29,7 +30,7 @@ async def run_here(settings: Settings, workflow: str, value: object, tags: Mappi
     from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
     REGISTRY.load(settings.workflows)
-    REGISTRY[workflow].parse(value)
+    check(REGISTRY[workflow], value)
     import agentobs.models.wire  # noqa: F401, PLC0415 -- the SDK, lest the first attempt waits for it
 
     for reason in await unready(REGISTRY[workflow]):  # no log line would be seen
