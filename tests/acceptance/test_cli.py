@@ -26,6 +26,13 @@ GOAL = "Best practices for remote team communication"
 NOBODY = "http://127.0.0.1:1"
 BUILT_IN = {"AGENTOBS_WORKFLOWS": "", "AGENTOBS_LOG_FORMAT": ""}
 
+DOUBLE = (
+    "from agentobs import RunContext, workflow\n\n"
+    "@workflow()\n"
+    "async def double(run: RunContext, number: int) -> int:\n"
+    "    return 2 * number\n"
+)
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -82,12 +89,7 @@ def folder(tmp_path: Path, simulator: SimulatorThread) -> Folder:
 def served(tmp_path_factory: pytest.TempPathFactory, simulator: SimulatorThread) -> Iterator[Folder]:
     """A folder where AGENTOBS_URL names a running service, which wants a key and has a workflow of that folder."""
     found = Folder(tmp_path_factory.mktemp("served"), simulator.url)
-    (found.path / "flows_of_mine.py").write_text(
-        "from agentobs import RunContext, workflow\n\n"
-        "@workflow()\n"
-        "async def double(run: RunContext, number: int) -> int:\n"
-        "    return 2 * number\n"
-    )
+    (found.path / "flows_of_mine.py").write_text(DOUBLE)
     key = found.path / "key"
     key.write_text("a-key-of-sixteen-characters\n")
     key.chmod(0o600)
@@ -242,6 +244,17 @@ def test_a_run_that_fails_exits_1_and_as_json_is_one_document(used: Used) -> Non
     assert run["error"]["type"] == "invalid_request"
     assert run["input"] == {"goal": "Tea", "notes": ""}
     assert [step["name"] for step in run["steps"]] == ["researcher"]
+
+
+@pytest.mark.parametrize("workflow", ["article", "double"])
+def test_a_missing_model_key_is_told_before_a_run_that_needs_it(folder: Folder, workflow: str) -> None:
+    (folder.path / "flows_of_mine.py").write_text(DOUBLE)
+    del folder.env["ANTHROPIC_API_KEY"]
+    given = {"article": '{"goal": "Tea"}', "double": "21"}[workflow]
+    done = folder("run", workflow, "--input", given, AGENTOBS_WORKFLOWS="flows_of_mine")
+    said = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'\nrun "
+    assert (done.stderr.startswith(said), done.returncode) == ((True, 1) if workflow == "article" else (False, 0))
+    assert ("authentication  401: the key is wrong; or there is none" in done.stdout) is (workflow == "article")
 
 
 def test_ctrl_c_cancels_the_run_of_this_process(tmp_path: Path) -> None:

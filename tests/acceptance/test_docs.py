@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agentobs.records import ERROR_TYPES
 from tests.acceptance.harness import ROOT, world
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -84,6 +85,11 @@ def test_the_readmes_curl_commands_submit_and_list_a_run(tmp_path):
         assert run["id"][:8] in done.stdout.splitlines()[-1] or run["id"] in done.stdout
         ended = here.service.wait_ended([run["id"]])
         assert ended[run["id"]]["status"] == "succeeded"
+
+
+def test_the_table_of_error_types_is_that_of_the_program():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs/operate.md").read_text(), re.MULTILINE)
+    assert dict(rows) == ERROR_TYPES
 
 
 def test_every_link_between_the_documents_leads_somewhere():

@@ -13,7 +13,7 @@ from agentobs.cli.doctor.finding import Finding, ok, problem, warning
 from agentobs.errors import AgentobsError, UsageError
 from agentobs.journal import migrate
 from agentobs.setting_types import is_loopback
-from agentobs.settings import Settings
+from agentobs.settings import NO_MODEL_KEY, Settings
 from agentobs.workflows import Registry
 
 _ANTHROPIC: Final = "api.anthropic.com"
@@ -33,7 +33,7 @@ def model_key(key: str | None, *, base_url: str, sdk_finds: bool) -> Finding:
             return ok(name, "the Anthropic SDK finds credentials of its own (ANTHROPIC_AUTH_TOKEN, or its files)")
         return problem(
             name,
-            "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'",
+            NO_MODEL_KEY,
             "set it, or point ANTHROPIC_BASE_URL at 'agentobs simulate' with any key",
         )
     if key != key.strip() or not key.isascii() or not key.isprintable():
