@@ -129,6 +129,7 @@ def simulate(
 
     def ready(url: str) -> None:
         typer.echo(f"simulator at {url}; use it with ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY=any agentobs serve")
+        typer.echo(f"  faults: PUT, GET, DELETE {url}/_faults    bill: GET, DELETE {url}/_bill    see docs/simulate.md")
         sys.stdout.flush()
 
     try:

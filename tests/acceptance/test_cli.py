@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from agentobs.records import ERROR_TYPES
@@ -255,6 +256,21 @@ def test_a_missing_model_key_is_told_before_a_run_that_needs_it(folder: Folder, 
     said = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'\nrun "
     assert (done.stderr.startswith(said), done.returncode) == ((True, 1) if workflow == "article" else (False, 0))
     assert ("authentication  401: the key is wrong; or there is none" in done.stdout) is (workflow == "article")
+
+
+def test_the_simulator_says_at_its_start_where_faults_and_bill_are(folder: Folder) -> None:
+    with subprocess.Popen(
+        [AGENTOBS, "simulate", "--port", "0"], env=folder.env, cwd=folder.path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            told = process.stdout.readline() + process.stdout.readline()
+            faults, bill = (re.search(rf"http://\S+/{path}", told) for path in ("_faults", "_bill"))
+            assert faults and bill, told
+            assert httpx2.get(faults[0]).json() == []
+            assert httpx2.get(bill[0]).json()["requests"] == []
+        finally:
+            process.terminate()
 
 
 def test_ctrl_c_cancels_the_run_of_this_process(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from agentobs.records import ERROR_TYPES
-from tests.acceptance.harness import ROOT, world
+from agentobs.simulator import faults
+from tests.acceptance.harness import ROOT, SimulatorThread, world
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -85,6 +86,31 @@ def test_the_readmes_curl_commands_submit_and_list_a_run(tmp_path):
         assert run["id"][:8] in done.stdout.splitlines()[-1] or run["id"] in done.stdout
         ended = here.service.wait_ended([run["id"]])
         assert ended[run["id"]]["status"] == "succeeded"
+
+
+def test_the_simulators_rules_and_bill_answer_as_written():
+    commands = "".join(text for text in blocks(ROOT / "docs/simulate.md", "sh") if "curl" in text)
+    assert commands.count("/_faults") == 3 and commands.count("/_bill") == 2
+    with SimulatorThread() as simulator:
+        script = commands.replace("localhost:9100", simulator.url)
+        done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True)
+    decoder, answers, rest = json.JSONDecoder(), [], done.stdout
+    while rest.strip():
+        found, end = decoder.raw_decode(rest.lstrip())
+        answers.append(found)
+        rest = rest.lstrip()[end:]
+    put, listed, bill = answers
+    assert put == listed and [(rule["fault"], rule["applied"]) for rule in put] == [("overloaded", 0), ("slow", 0)]
+    assert bill["requests"] == []
+
+
+def test_every_fault_is_told_with_every_field_of_its_own():
+    rows = re.findall(r"^\| (`.+?) \| .*? \|(.*)\|$", (ROOT / "docs/simulate.md").read_text(), re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", cell)) for names, cell in rows for name in re.findall(r"`(.+?)`", names)}
+    same = {name for names, cell in rows if cell.strip() == "the same" for name in re.findall(r"`(.+?)`", names)}
+    for fault, own in faults.FAULTS.items():
+        assert told.pop(fault) >= set(own) or (fault in same and own == faults.FAULTS["rate_limited"]), fault
+    assert told.keys() == {"match.model", "match.contains", "times", "probability", "after_s", "for_s"}
 
 
 def test_the_table_of_error_types_is_that_of_the_program():
