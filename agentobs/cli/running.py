@@ -34,7 +34,7 @@ async def run_here(settings: Settings, workflow: str, value: object, tags: Mappi
     import agentobs.models.wire  # noqa: F401, PLC0415 -- the SDK, lest the first attempt waits for it
 
     keyless = not settings.has_model_key and "anthropic" in users([REGISTRY[workflow]])
-    for reason in [NO_MODEL_KEY] * keyless + await unready(REGISTRY[workflow]):  # no log line would be seen
+    for reason in [NO_MODEL_KEY] * keyless + await unready([REGISTRY[workflow]]):  # no log line would be seen
         note(reason)
     async with open_service(_quiet(settings)) as service:
         run, _ = await service.submit(workflow, value, tags=tags)
