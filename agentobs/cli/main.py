@@ -104,7 +104,11 @@ def _agentobs(
 def serve(
     no_run: Annotated[bool, typer.Option("--no-run", help="The API alone: runs are accepted and wait.")] = False,
 ) -> None:
-    """Serve the HTTP API and execute runs, until SIGTERM or Ctrl-C."""
+    """Serve the HTTP API and execute runs, until SIGTERM or Ctrl-C.
+
+    What it serves and where is set by variables: AGENTOBS_WORKFLOWS names modules of yours, AGENTOBS_HOST and
+    AGENTOBS_PORT the address (127.0.0.1, 8080). All of them: agentobs settings.
+    """
     settings = _settings()
     from agentobs.service import serve_http  # noqa: PLC0415
 

@@ -180,6 +180,7 @@ def test_the_demo_plays_its_three_runs_and_ends_by_itself(demo) -> None:
     assert "attempt 1: 200 stream_truncated" in done.stdout
     assert "error   invalid_request in step 1 (researcher)" in done.stdout
     assert ERROR_TYPES["invalid_request"] in done.stdout
+    assert re.search(r"simulate --port 9100 &\n.*ANTHROPIC_BASE_URL=http://127.0.0.1:9100 .*serve\n", done.stdout)
     assert seconds < 40  # a tenth of which it needs where nobody else does
 
 
@@ -256,6 +257,11 @@ def test_a_missing_model_key_is_told_before_a_run_that_needs_it(folder: Folder, 
     said = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'\nrun "
     assert (done.stderr.startswith(said), done.returncode) == ((True, 1) if workflow == "article" else (False, 0))
     assert ("authentication  401: the key is wrong; or there is none" in done.stdout) is (workflow == "article")
+
+
+def test_the_help_of_serve_names_the_settings_it_begins_with(folder: Folder) -> None:
+    told = folder("serve", "--help").stdout
+    assert all(name in told for name in ("AGENTOBS_WORKFLOWS", "AGENTOBS_PORT", "AGENTOBS_HOST", "agentobs settings"))
 
 
 def test_the_simulator_says_at_its_start_where_faults_and_bill_are(folder: Folder) -> None:
@@ -411,6 +417,7 @@ def test_a_journal_that_a_service_owns_is_left_to_it(served: Folder) -> None:
         assert done.returncode == 1
         assert is_one_sentence(done.stderr)
         assert "owned by process" in done.stderr
+        assert "agentobs run --server URL" in done.stderr
 
 
 def test_the_key_of_a_service_is_sent(served: Folder) -> None:
