@@ -12,6 +12,8 @@ SEE: Final = "Its schema is in GET /v1/workflows"  # the end of such a message, 
 
 _SHOWN: Final = 5
 _LONGEST: Final = 200
+_DEEPEST: Final = 3  # of an example
+_PLAIN: Final = {"string": "…", "integer": 1, "number": 1.5, "boolean": True}
 _UNDECLARED: Final = "(a key not declared)"
 
 # How pydantic names a member of a union, and a key, in an error's location.
@@ -72,14 +74,13 @@ def sentence(error: ValidationError, schema: Mapping[str, Any]) -> str:
 
 
 def how_to_give(schema: Mapping[str, Any]) -> str:
-    """The option of `agentobs run` that gives such an input, with `…` for what is up to the caller."""
-    top = _top(schema)
-    if properties := top.get("properties"):
-        asked = [name for name in properties if name in top.get("required", ())] or list(properties)[:1]
-        if all(_is_plain(properties[name]) for name in asked):
-            return " ".join(f"--set {name}=…" for name in asked)
-        return f"--input '{json.dumps({name: _example(properties[name]) for name in asked}, ensure_ascii=False)}'"
-    return f"--input '{json.dumps(_example(top), ensure_ascii=False)}'"
+    """The option of `agentobs run` that gives such an input, with `…` for text; "" where that is not plain to see."""
+    top, defs = _top(schema), schema.get("$defs", {})
+    properties, required = top.get("properties", {}), top.get("required", ())
+    if required and all(properties.get(name, {}).get("type") in _PLAIN for name in required):
+        return " ".join(f"--set {name}=…" for name in required)
+    example = _example(top, defs)
+    return "" if example is None else f"--input '{json.dumps(example, ensure_ascii=False)}'"
 
 
 def _words(item: Any) -> str:
@@ -113,21 +114,33 @@ def _top(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_plain(schema: Mapping[str, Any]) -> bool:
-    return schema.get("type") in {"string", "integer", "number", "boolean"}
-
-
-def _example(schema: Mapping[str, Any]) -> object:
-    examples = {"string": "…", "integer": 1, "number": 1.5, "boolean": True, "array": ["…"], "object": {"…": "…"}}
-    return examples.get(str(schema.get("type")), "…")
+def _example(schema: Mapping[str, Any], defs: Mapping[str, Any], depth: int = 0) -> object:
+    """One that has what is required; None for a schema that says more than a type."""
+    if "$ref" in schema:
+        schema = defs.get(str(schema["$ref"]).rpartition("/")[2], {})
+    kind = schema.get("type")
+    if depth > _DEEPEST or kind not in {*_PLAIN, "array", "object"}:
+        return None
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind == "array":
+        item = _example(schema.get("items", {}), defs, depth + 1)
+        return [] if item is None else [item]
+    found = {
+        name: _example(schema.get("properties", {}).get(name, {}), defs, depth + 1)
+        for name in schema.get("required", ())
+    }
+    return None if None in found.values() else found
 
 
 def _declared_names(schema: Any) -> set[str]:
-    """All property names of a JSON schema, at any depth."""
+    """All names of properties and models in a JSON schema, at any depth."""
     if isinstance(schema, list):
         return set().union(*(_declared_names(one) for one in schema))
     if not isinstance(schema, dict):
         return set()
     properties = schema.get("properties")
     own = set(properties) if isinstance(properties, dict) else set()
+    models = schema.get("$defs")  # how pydantic names a model that is a member of a union
+    own |= set(models) if isinstance(models, dict) else set()
     return own.union(*(_declared_names(one) for one in schema.values()))

@@ -48,7 +48,8 @@ def check(workflow: Workflow, value: object) -> None:
     try:
         workflow.parse(value)
     except InvalidInput as error:
-        advice = f"; give it with {misfits.how_to_give(workflow.schema())}" if error.fields else ""
+        how = misfits.how_to_give(workflow.schema())
+        advice = f"; give it with {how}" if how else ""
         raise InvalidInput(on_the_command_line(f"{error}", advice), error.fields) from None
 
 

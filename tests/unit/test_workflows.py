@@ -142,6 +142,18 @@ class Order(BaseModel):
     when: date | None = None
 
 
+class Gift(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    to: str = ""
+    within: Gift | None = None
+
+
+class Parcel(BaseModel):
+    orders: list[Order]
+    gift: Gift | None = None
+
+
 async def ordering(run, given: Order) -> None: ...
 async def asking(run, given: str) -> None: ...
 
@@ -179,12 +191,33 @@ def test_an_input_without_fields_is_told_by_what_it_is():
         declare(asking, name="ask").parse({"hush": 1})
 
 
+async def either(run, given: Order | Gift) -> None: ...
+async def many(run, given: list[Order]) -> None: ...
+async def lenient(run, given: Gift) -> None: ...
+async def nested(run, given: Parcel) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("function", "how"),
-    [(ordering, "--set article=…"), (asking, """--input '"…"'"""), (good, """--input '{"…": "…"}'""")],
+    [
+        (ordering, "--set article=…"),
+        (asking, """--input '"…"'"""),
+        (good, "--input '{}'"),
+        (many, """--input '[{"article": "…"}]'"""),
+        (lenient, "--input '{}'"),
+        (nested, """--input '{"orders": [{"article": "…"}]}'"""),
+        (either, ""),
+    ],
 )
 def test_the_command_line_is_told_how_such_an_input_is_given(function, how):
     assert misfits.how_to_give(declare(function).schema()) == how
+
+
+def test_members_of_a_union_are_told_by_their_names():
+    with pytest.raises(InvalidInput) as error:
+        declare(either, name="either").parse({"hush": 1})
+    assert "Order.article: missing; Order.(a key not declared): not among" in str(error.value)
+    assert "hush" not in str(error.value)
 
 
 def test_a_step_can_be_named_and_versioned():
