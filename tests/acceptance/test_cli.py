@@ -381,6 +381,12 @@ def test_a_run_at_a_service_is_followed_to_its_end(served: Folder) -> None:
     assert shown.stdout.splitlines()[-7].startswith("run ")
 
 
+def test_an_input_that_a_service_refuses_is_told_for_the_command_line(served: Folder) -> None:
+    done = served("run", "article", "--set", "gaol=Tea", "--server", served.env["AGENTOBS_URL"])
+    assert done.returncode == 2 and is_one_sentence(done.stderr)
+    assert "goal: missing" in done.stderr and done.stderr.endswith("notes; see 'agentobs workflows'\n")
+
+
 def test_a_run_is_cancelled_through_the_service(served: Folder, simulator: SimulatorThread) -> None:
     simulator.faults({"fault": "hang", "match": {"contains": "Endlessness"}})
     process = subprocess.Popen(
