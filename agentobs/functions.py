@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
@@ -29,6 +29,15 @@ def check_name(name: object, what: str) -> None:
             f"{what} name {name!r:.80} cannot be used: expected 1 to 64 letters, digits, '_', '-' or '.', "
             "beginning with a letter"
         )
+
+
+def refuse_misuse(misused: object, expected: str) -> NoReturn:
+    """Raise `UsageError` for a decorator that was given what it decorates, or anything else, by position."""
+    name = expected.partition("(")[0]
+    if callable(misused):
+        of = getattr(misused, "__name__", type(misused).__name__)
+        raise UsageError(f"{name} of {of!r:.80} has no parentheses: write {expected}")
+    raise UsageError(f"{name}(…) holds a {type(misused).__name__} without a name: write {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +75,12 @@ class Tool:
         return {name: getattr(found, name) for name in type(found).model_fields}
 
 
-def step(*, name: str | None = None, version: str = "") -> Callable[[StepFunction], StepFunction]:
+def step(
+    misused: None = None, /, *, name: str | None = None, version: str = ""
+) -> Callable[[StepFunction], StepFunction]:
     """Name or version a function step or tool. Plain functions can be declared without it."""
+    if misused is not None:
+        refuse_misuse(misused, '@step(version="1")')
 
     def mark(function: StepFunction) -> StepFunction:
         function.__agentobs_step__ = (name or function.__name__, version)  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ from agentobs.runtime.live import Surroundings
 from agentobs.runtime.loop import all_imported
 from agentobs.runtime.watchdog import Watchdog
 from agentobs.serving import Server, bind, signals, url_of
-from agentobs.settings import Settings, TraceExport
+from agentobs.settings import NO_MODEL_KEY, Settings, TraceExport
 from agentobs.telemetry import logs, names
 from agentobs.telemetry.context import install_user_tracing, step_context
 from agentobs.telemetry.deltas import deltas
@@ -356,8 +356,7 @@ def _started(settings: Settings, *, run: bool) -> None:
     for warning in settings.warnings():
         logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
     if run and not settings.has_model_key:
-        reason = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'"
-        logs.emit(names.SERVICE_WARNING, "warning", reason=reason)
+        logs.emit(names.SERVICE_WARNING, "warning", reason=NO_MODEL_KEY)
     logs.emit(names.SERVICE_STARTED, version=__version__, worker=settings.worker_name, runs=run)
 
 

@@ -68,6 +68,9 @@ def _otlp(suffix: str, description: str, default: Any = None) -> Any:
     return _setting(default, description, f"OTEL_EXPORTER_OTLP_{suffix}")
 
 
+NO_MODEL_KEY: Final = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'"
+
+
 class Settings(BaseSettings):
     """All settings. Use `Settings.load()`; an empty variable counts as not set."""
 

@@ -12,16 +12,20 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
+from agentobs import misfits
 from agentobs.agents import Agent
 from agentobs.encoding import encode
 from agentobs.errors import InvalidInput, UnknownWorkflow, UsageError
-from agentobs.functions import FunctionStep, StepFunction, check_name, function_step, hints, origin
+from agentobs.functions import FunctionStep, StepFunction, check_name, function_step, hints, origin, refuse_misuse
 
 DEFAULT_DEADLINE_S: Final = 3600.0
+_OURS: Final = Path(__file__).parent
 
 WorkflowFunction: TypeAlias = Callable[..., Awaitable[Any]]
 
@@ -45,12 +49,12 @@ class Workflow:
             # As JSON, not as Python objects: what the HTTP API accepts is what every other way in accepts.
             return self.adapter.validate_json(encode(value, f"the input of workflow {self.name!r}"))
         except ValidationError as error:
-            known = _declared_names(self.schema())
-            fields = tuple((_place(item["loc"], known), item["type"]) for item in error.errors())
-            wrong = "; ".join(f"{where}: {why}" for where, why in fields[:5])
+            schema = self.schema()
+            wrong = misfits.sentence(error, schema)
+            none = "there is none (null), " if value is None else ""
             raise InvalidInput(
-                f"the input does not fit workflow {self.name!r}: {wrong}. Its schema is in GET /v1/workflows",
-                fields,
+                f"the input does not fit workflow {self.name!r}: {none}{wrong}. {misfits.SEE}",
+                misfits.fields(error, schema),
             ) from None
 
     def schema(self) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class Registry(Mapping[str, Workflow]):
             except (Exception, SystemExit) as error:
                 raise UsageError(
                     f"AGENTOBS_WORKFLOWS names {module!r}, which cannot be imported: {type(error).__name__}"
-                    f"{_raised_at(error)}: {error}. Expected an importable Python module"
+                    f"{_raised_at(error)}: {error}{_advice(error, module)}"
                 ) from error
             if len(self) == before and not _registered_by(self, module):
                 raise UsageError(
@@ -110,11 +114,25 @@ class Registry(Mapping[str, Workflow]):
 
 
 def _raised_at(error: BaseException) -> str:
-    """The place in the user's own file: the innermost frame, or the line of a syntax error."""
+    """The place in the user's own file: the innermost frame before agentobs is called, or a syntax error's line."""
     if isinstance(error, SyntaxError):
         return f" at {error.filename}:{error.lineno}"
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
-    return f" at {frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
+    frames = [one for one in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in one.filename]
+    theirs = list(takewhile(lambda one: not Path(one.filename).is_relative_to(_OURS), frames))
+    in_files = [one for one in theirs if not one.filename.startswith("<")]  # `<string>`: a dataclass's own code
+    return f" at {in_files[-1].filename}:{in_files[-1].lineno}" if in_files else ""
+
+
+def _advice(error: BaseException, module: str) -> str:
+    """What to do, where the error itself does not say it."""
+    if isinstance(error, UsageError):
+        return ""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        return (
+            ". Python looks in the folder of this command and in what is installed: run it from the project's folder, "
+            "or install the project (pip install -e FOLDER)"
+        )
+    return ". Expected an importable Python module"
 
 
 def _registered_by(registry: Registry, module: str) -> bool:
@@ -129,6 +147,8 @@ REGISTRY: Final = Registry()
 
 
 def workflow(
+    misused: None = None,
+    /,
     *,
     agents: Sequence[Agent] = (),
     steps: Sequence[StepFunction] = (),
@@ -146,6 +166,8 @@ def workflow(
 
     The function itself is returned unchanged. Raises `UsageError` for a declaration that cannot work.
     """
+    if misused is not None:
+        refuse_misuse(misused, "@workflow(agents=[…])")
 
     def register(function: WorkflowFunction) -> WorkflowFunction:
         registry.add(declare(function, agents=agents, steps=steps, name=name, deadline_s=deadline_s, strict=strict))
@@ -191,28 +213,6 @@ def declare(
         description=inspect.getdoc(function) or "",
         adapter=TypeAdapter(hints(function).get(parameters[1].name, Any)),
     )
-
-
-# How pydantic names a member of a union in an error's location.
-_UNION_MEMBERS: Final = frozenset({"str", "int", "float", "bool", "list", "dict", "none"})
-
-
-def _place(location: Sequence[int | str], known: set[str]) -> str:
-    """Where in the input; a key that the caller made up is content, and is not repeated."""
-    known = known | _UNION_MEMBERS
-    parts = [str(part) if isinstance(part, int) or part in known else "(a key not declared)" for part in location]
-    return ".".join(parts) or "(input)"
-
-
-def _declared_names(schema: Any) -> set[str]:
-    """All property names of a JSON schema, at any depth."""
-    if isinstance(schema, list):
-        return set().union(*(_declared_names(one) for one in schema))
-    if not isinstance(schema, dict):
-        return set()
-    properties = schema.get("properties")
-    own = set(properties) if isinstance(properties, dict) else set()
-    return own.union(*(_declared_names(one) for one in schema.values()))
 
 
 def _unique(workflow_name: str, what: str, names: list[str]) -> None:

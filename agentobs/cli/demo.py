@@ -199,7 +199,10 @@ def _going_on(folder: Path) -> list[str]:
     return [
         "To go on:",
         f"  AGENTOBS_DATABASE_URL={database} {agentobs} runs list",
-        f"  ANTHROPIC_API_KEY=sk-... {agentobs} serve",
+        f"  ANTHROPIC_API_KEY=sk-... {agentobs} serve     # or without a key:",
+        f"  {agentobs} simulate --port 9100 &",
+        f"  ANTHROPIC_BASE_URL=http://127.0.0.1:9100 ANTHROPIC_API_KEY=any {agentobs} serve",
+        "and in a second shell:",
         f"  curl http://127.0.0.1:8080/v1/runs -H 'Content-Type: application/json' -d '{body}'",
         f"  {agentobs} runs list",
     ]

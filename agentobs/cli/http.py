@@ -13,6 +13,7 @@ import httpx2
 from pydantic import TypeAdapter, ValidationError
 
 from agentobs.cli.figures import clean
+from agentobs.cli.inputs import on_the_command_line
 from agentobs.errors import AgentobsError, Refused, Unreachable, UsageError
 from agentobs.setting_types import WebUrl, is_loopback, masked
 from agentobs.settings import Settings
@@ -134,7 +135,7 @@ class Client:
             return self._foreign(response.status_code)
         status = response.status_code
         exit_code = _exit_codes().get(slug, 2 if status < 500 else 1)
-        return Refused(clean(detail) + _HINTS.get(status, ""), status, exit_code)
+        return Refused(on_the_command_line(clean(detail)) + _HINTS.get(status, ""), status, exit_code)
 
     def _foreign(self, status: int | None = None) -> Unreachable:
         answer = f" (status {status})" if status else ""

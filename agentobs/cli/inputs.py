@@ -6,9 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from agentobs.errors import UsageError
+from agentobs import misfits
+from agentobs.errors import InvalidInput, UsageError
+
+if TYPE_CHECKING:
+    from agentobs.workflows import Workflow
 
 
 def run_input(given: str | None, assignments: Sequence[str]) -> Any:
@@ -39,6 +43,21 @@ def tags(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def check(workflow: Workflow, value: object) -> None:
+    """Raises `InvalidInput` with how such an input is given on the command line."""
+    try:
+        workflow.parse(value)
+    except InvalidInput as error:
+        how = misfits.how_to_give(workflow.schema())
+        advice = f"; give it with {how}" if how else ""
+        raise InvalidInput(on_the_command_line(f"{error}", advice), error.fields) from None
+
+
+def on_the_command_line(told: str, advice: str = "") -> str:
+    """What the API says of an input, for who has commands."""
+    return f"{told.removesuffix('. ' + misfits.SEE)}{advice}; see 'agentobs workflows'" if misfits.SEE in told else told
+
+
 def _parsed(given: str) -> Any:
     name, text = "--input", given
     try:
@@ -54,7 +73,8 @@ def _parsed(given: str) -> Any:
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UsageError(
-            f"""{name} is not JSON{where}; expected text such as '{{"goal": "…"}}', @file, or - for standard input"""
+            f"""{name} is not JSON{where}; expected an object such as '{{"goal": "…"}}', text in """
+            """quotes of its own such as '"tea"', @file, or - for standard input"""
         ) from None
 
 

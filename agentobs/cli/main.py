@@ -104,7 +104,11 @@ def _agentobs(
 def serve(
     no_run: Annotated[bool, typer.Option("--no-run", help="The API alone: runs are accepted and wait.")] = False,
 ) -> None:
-    """Serve the HTTP API and execute runs, until SIGTERM or Ctrl-C."""
+    """Serve the HTTP API and execute runs, until SIGTERM or Ctrl-C.
+
+    What it serves and where is set by variables: AGENTOBS_WORKFLOWS names modules of yours, AGENTOBS_HOST and
+    AGENTOBS_PORT the address (127.0.0.1, 8080). All of them: agentobs settings.
+    """
     settings = _settings()
     from agentobs.service import serve_http  # noqa: PLC0415
 
@@ -129,6 +133,7 @@ def simulate(
 
     def ready(url: str) -> None:
         typer.echo(f"simulator at {url}; use it with ANTHROPIC_BASE_URL={url} ANTHROPIC_API_KEY=any agentobs serve")
+        typer.echo(f"  faults: PUT, GET, DELETE {url}/_faults    bill: GET, DELETE {url}/_bill    see docs/simulate.md")
         sys.stdout.flush()
 
     try:

@@ -12,27 +12,29 @@ from typing import Any, Final
 from agentobs.api import views
 from agentobs.cli.figures import clean_text
 from agentobs.cli.http import Client
+from agentobs.cli.inputs import check
 from agentobs.cli.progress import follow
 from agentobs.cli.render import summary
 from agentobs.cli.terminal import document, err, look, note, out, show
 from agentobs.errors import AgentobsError, NotFound, Unreachable
 from agentobs.records import SUCCEEDED
-from agentobs.settings import Settings
+from agentobs.settings import NO_MODEL_KEY, Settings
 
 _PATIENCE_S: Final = 30.0  # for a service that does not answer while a run is followed there
 
 
 async def run_here(settings: Settings, workflow: str, value: object, tags: Mapping[str, str]) -> Mapping[str, Any]:
     """Own the journal for as long as the run takes. Nothing is left behind for an input that cannot be run."""
-    from agentobs.models.providers import unready  # noqa: PLC0415
+    from agentobs.models.providers import unready, users  # noqa: PLC0415
     from agentobs.service import open_service  # noqa: PLC0415 -- a second and a half of imports
     from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
     REGISTRY.load(settings.workflows)
-    REGISTRY[workflow].parse(value)
+    check(REGISTRY[workflow], value)
     import agentobs.models.wire  # noqa: F401, PLC0415 -- the SDK, lest the first attempt waits for it
 
-    for reason in await unready(REGISTRY[workflow]):  # no log line would be seen
+    keyless = not settings.has_model_key and "anthropic" in users([REGISTRY[workflow]])
+    for reason in [NO_MODEL_KEY] * keyless + await unready([REGISTRY[workflow]]):  # no log line would be seen
         note(reason)
     async with open_service(_quiet(settings)) as service:
         run, _ = await service.submit(workflow, value, tags=tags)

@@ -32,7 +32,7 @@ class LockFile:
             os.close(descriptor)
             raise JournalLocked(
                 f"{self.path.with_suffix('')} is owned by {holder}. Only one process may run a SQLite journal: "
-                "talk to it with --server, stop it, or use another AGENTOBS_DATABASE_URL"
+                "let that one do it (agentobs run --server URL), stop it, or use another AGENTOBS_DATABASE_URL"
             ) from None
         try:
             os.ftruncate(descriptor, 0)

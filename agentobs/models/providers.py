@@ -44,10 +44,10 @@ async def warm_up(models: Mapping[str, AnthropicModel], workflows: Iterable[Work
             yield f"provider {provider!r} cannot be used, and every call of agent {named} will fail: {why}"
 
 
-async def unready(workflow: Workflow) -> list[str]:
-    """What `warm_up` says of one workflow's platforms, tried on clients of their own: for who shows no log."""
+async def unready(workflows: Iterable[Workflow]) -> list[str]:
+    """What `warm_up` says of the workflows' platforms, tried on clients of their own: for who shows no log."""
     models = models_for(api_key=None, base_url=None, max_connections=1)
-    said = [warning async for warning in warm_up(models, [workflow])]
+    said = [warning async for warning in warm_up(models, workflows)]
     for model in models.values():
         await model.close()
     return said

@@ -127,4 +127,7 @@ def _why(call: Held, found: Found) -> str:
             if before != after:
                 changed.append(f"its {name} changed from {before} to {after}")
     # No column holds the rest of what is sent: it is known by the key alone.
-    return ", ".join(changed) or "its system prompt, or another part of what is sent, changed"
+    return (
+        ", ".join(changed)
+        or "its system prompt, its tools, its output schema, or another part of what is sent, changed"
+    )

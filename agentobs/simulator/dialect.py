@@ -9,10 +9,12 @@ import json
 import re
 import struct
 from base64 import b64encode
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 from . import errors
+from .catalogue import find
 from .stream import to_json
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from .catalogue import Model
     from .errors import ApiError
 
 
@@ -41,9 +44,9 @@ class Dialect:
         """The request's body as the Messages API would have it. Raises ApiError for what the platform refuses."""
         return data
 
-    def named(self, model: str) -> str:
-        """The model's own name, of the platform's id of it."""
-        return model
+    def find(self, model: str) -> Model | None:
+        """The model of this platform's id; None when there is none."""
+        return find(model)
 
     def frame(self, event: bytes) -> bytes:
         """One server-sent event as the platform sends it."""
@@ -81,6 +84,14 @@ class Vertex(_InPath):
 
 
 class Foundry(Dialect):
+    """What is asked for is a deployment, whose name is its owner's to choose: none is unknown here."""
+
+    _DEPLOYED: Final = "claude-haiku-4-5"
+
+    def find(self, model: str) -> Model | None:
+        found = find(model) or find(self._DEPLOYED)
+        return None if found is None else replace(found, name=model)
+
     def authorize(self, request: web.Request) -> None:
         if not request.headers.get("x-api-key") and not request.headers.get("api-key"):
             raise errors.no_api_key()
@@ -113,9 +124,9 @@ class Bedrock(_InPath):
             body["stream"] = request.match_info["verb"] == "invoke-with-response-stream"
         return body
 
-    def named(self, model: str) -> str:
+    def find(self, model: str) -> Model | None:
         found = self._ID.fullmatch(model.rpartition("/")[2])
-        return found["name"] if found else model
+        return find(found["name"] if found else model)
 
     def frame(self, event: bytes) -> bytes:
         data = event.partition(b"data: ")[2].rstrip(b"\n")

@@ -20,7 +20,6 @@ from aiohttp import web
 
 from . import errors, limits, prompt, stream, validate
 from .answer import Answer, compose, misfit, refusal
-from .catalogue import Model, find
 from .dialect import API
 from .errors import ApiError
 from .exchange import Exchange, Provider, read_body, usage_of
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from .cache import Charge
+    from .catalogue import Model
     from .dialect import Dialect
 
 # The share of the latency that passes before the first event, and in how many goes the rest is sent.
@@ -133,7 +133,7 @@ def _shown_model(body: Mapping[str, Any]) -> str | None:
 
 def _understand(data: Any, dialect: Dialect, *, counting: bool = False) -> _Ask:
     body = validate.check(data, counting=counting)
-    model = find(dialect.named(body["model"]))
+    model = dialect.find(body["model"])
     if model is None:
         raise errors.unknown_model(body["model"])
     if not counting:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from agentobs.records import ERROR_TYPES
@@ -25,6 +26,13 @@ AGENTOBS = Path(sys.executable).with_name("agentobs")
 GOAL = "Best practices for remote team communication"
 NOBODY = "http://127.0.0.1:1"
 BUILT_IN = {"AGENTOBS_WORKFLOWS": "", "AGENTOBS_LOG_FORMAT": ""}
+
+DOUBLE = (
+    "from agentobs import RunContext, workflow\n\n"
+    "@workflow()\n"
+    "async def double(run: RunContext, number: int) -> int:\n"
+    "    return 2 * number\n"
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,12 +90,7 @@ def folder(tmp_path: Path, simulator: SimulatorThread) -> Folder:
 def served(tmp_path_factory: pytest.TempPathFactory, simulator: SimulatorThread) -> Iterator[Folder]:
     """A folder where AGENTOBS_URL names a running service, which wants a key and has a workflow of that folder."""
     found = Folder(tmp_path_factory.mktemp("served"), simulator.url)
-    (found.path / "flows_of_mine.py").write_text(
-        "from agentobs import RunContext, workflow\n\n"
-        "@workflow()\n"
-        "async def double(run: RunContext, number: int) -> int:\n"
-        "    return 2 * number\n"
-    )
+    (found.path / "flows_of_mine.py").write_text(DOUBLE)
     key = found.path / "key"
     key.write_text("a-key-of-sixteen-characters\n")
     key.chmod(0o600)
@@ -178,6 +181,7 @@ def test_the_demo_plays_its_three_runs_and_ends_by_itself(demo) -> None:
     assert "attempt 1: 200 stream_truncated" in done.stdout
     assert "error   invalid_request in step 1 (researcher)" in done.stdout
     assert ERROR_TYPES["invalid_request"] in done.stdout
+    assert re.search(r"simulate --port 9100 &\n.*ANTHROPIC_BASE_URL=http://127.0.0.1:9100 .*serve\n", done.stdout)
     assert seconds < 40  # a tenth of which it needs where nobody else does
 
 
@@ -258,6 +262,37 @@ def test_code_that_raises_is_told_with_its_place_and_text(folder: Folder) -> Non
     assert "error   workflow_error in step 1 (explode)" in shown.stdout
     done = folder("run", "undeclared", "--input", '"tea"', **flows)
     assert "without declaring it" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("workflow", ["article", "double"])
+def test_a_missing_model_key_is_told_before_a_run_that_needs_it(folder: Folder, workflow: str) -> None:
+    (folder.path / "flows_of_mine.py").write_text(DOUBLE)
+    del folder.env["ANTHROPIC_API_KEY"]
+    given = {"article": '{"goal": "Tea"}', "double": "21"}[workflow]
+    done = folder("run", workflow, "--input", given, AGENTOBS_WORKFLOWS="flows_of_mine")
+    said = "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'\nrun "
+    assert (done.stderr.startswith(said), done.returncode) == ((True, 1) if workflow == "article" else (False, 0))
+    assert ("authentication  401: the key is wrong; or there is none" in done.stdout) is (workflow == "article")
+
+
+def test_the_help_of_serve_names_the_settings_it_begins_with(folder: Folder) -> None:
+    told = folder("serve", "--help").stdout
+    assert all(name in told for name in ("AGENTOBS_WORKFLOWS", "AGENTOBS_PORT", "AGENTOBS_HOST", "agentobs settings"))
+
+
+def test_the_simulator_says_at_its_start_where_faults_and_bill_are(folder: Folder) -> None:
+    with subprocess.Popen(
+        [AGENTOBS, "simulate", "--port", "0"], env=folder.env, cwd=folder.path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            told = process.stdout.readline() + process.stdout.readline()
+            faults, bill = (re.search(rf"http://\S+/{path}", told) for path in ("_faults", "_bill"))
+            assert faults and bill, told
+            assert httpx2.get(faults[0]).json() == []
+            assert httpx2.get(bill[0]).json()["requests"] == []
+        finally:
+            process.terminate()
 
 
 def test_ctrl_c_cancels_the_run_of_this_process(tmp_path: Path) -> None:
@@ -364,6 +399,12 @@ def test_a_run_at_a_service_is_followed_to_its_end(served: Folder) -> None:
     assert shown.stdout.splitlines()[-7].startswith("run ")
 
 
+def test_an_input_that_a_service_refuses_is_told_for_the_command_line(served: Folder) -> None:
+    done = served("run", "article", "--set", "gaol=Tea", "--server", served.env["AGENTOBS_URL"])
+    assert done.returncode == 2 and is_one_sentence(done.stderr)
+    assert "goal: missing" in done.stderr and done.stderr.endswith("notes; see 'agentobs workflows'\n")
+
+
 def test_a_run_is_cancelled_through_the_service(served: Folder, simulator: SimulatorThread) -> None:
     simulator.faults({"fault": "hang", "match": {"contains": "Endlessness"}})
     process = subprocess.Popen(
@@ -400,6 +441,7 @@ def test_a_journal_that_a_service_owns_is_left_to_it(served: Folder) -> None:
         assert done.returncode == 1
         assert is_one_sentence(done.stderr)
         assert "owned by process" in done.stderr
+        assert "agentobs run --server URL" in done.stderr
 
 
 def test_the_key_of_a_service_is_sent(served: Folder) -> None:
@@ -458,7 +500,11 @@ WRONG: list[tuple[str, int, str]] = [
     ("frobnicate", 2, "no such command 'frobnicate'"),
     ("run", 2, "missing argument 'WORKFLOW'"),
     ("run nosuch", 2, "no workflow is registered as 'nosuch'; registered: article"),
-    ("run article --set gaol=Tea", 2, "goal: missing"),
+    ("run article", 2, "expected an object. Its fields: goal (required), notes; give it with --set goal=…; see 'ag"),
+    ("run article --set gaol=Tea", 2, "goal: missing; (a key not declared): not among its fields. Its fields: goal (r"),
+    ("run article --set goal=5", 2, "goal: expected text"),
+    ("run triage --set tickets=tea", 2, "tickets: expected a list"),
+    ("run article --input tea", 2, """text in quotes of its own such as '"tea"'"""),
     ("run article --set goal", 2, "expected key=value"),
     ("run article --input {", 2, "--input is not JSON"),
     ("run article --input @nothing.json", 2, "cannot be read"),

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.harness import ROOT, world
+from agentobs.records import ERROR_TYPES
+from agentobs.simulator import faults
+from tests.acceptance.harness import ROOT, SimulatorThread, world
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -84,6 +86,74 @@ def test_the_readmes_curl_commands_submit_and_list_a_run(tmp_path):
         assert run["id"][:8] in done.stdout.splitlines()[-1] or run["id"] in done.stdout
         ended = here.service.wait_ended([run["id"]])
         assert ended[run["id"]]["status"] == "succeeded"
+
+
+def typed(script: str, folder: Path, url: str, **environ: str) -> str:
+    """What the commands print."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "AGENTOBS_URL": url, **environ}
+    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=False, cwd=folder, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_workflow_of_the_documents_is_run_and_submitted_as_written(tmp_path):
+    guide = ROOT / "docs/write-a-workflow.md"
+    (commands,) = blocks(guide, "sh")
+    declared = [text for text in blocks(guide, "python") if "@workflow" in text]
+    (tmp_path / "flows.py").write_text("\n".join(declared))
+    (readmes,) = (text for text in blocks(ROOT / "README.md", "python") if "@workflow" in text)
+    (tmp_path / "my_module.py").write_text(readmes)
+    (brief,) = re.findall(r"`(agentobs run brief [^`]*)`", (ROOT / "README.md").read_text())
+    both = "flows,my_module"
+    with world(tmp_path, AGENTOBS_WORKFLOWS=both, PYTHONPATH=f"{ROOT}:{tmp_path}") as here:
+        here_alone = {
+            "AGENTOBS_WORKFLOWS": both,
+            "AGENTOBS_DATABASE_URL": f"sqlite:///{tmp_path / 'mine.db'}",
+            "ANTHROPIC_BASE_URL": here.simulator.url,
+            "ANTHROPIC_API_KEY": "any",
+        }
+        script = commands.replace("http://localhost:8080", here.service.url).replace("localhost:8080", here.service.url)
+        told = typed(f"{script}\n{brief}", tmp_path, here.service.url, **here_alone)
+        assert "input   text: string" in told
+        assert told.count("status  succeeded") == 3  # answer, enquiry, brief
+        (submitted,) = here.service.summaries()
+        assert submitted["workflow"] == "enquiry"
+        assert here.service.wait_ended([submitted["id"]])[submitted["id"]]["status"] == "succeeded"
+        (wanted,) = (text for text in blocks(ROOT / "docs/follow-a-run.md", "sh") if "show ID" in text)
+        wanted = re.sub(r"\bID\b", submitted["id"], wanted).replace("localhost:8080", here.service.url)
+        run, _ = json.JSONDecoder().raw_decode(typed(wanted, tmp_path, here.service.url))
+        assert run["output"]
+
+
+def test_the_simulators_rules_and_bill_answer_as_written():
+    commands = "".join(text for text in blocks(ROOT / "docs/simulate.md", "sh") if "curl" in text)
+    assert commands.count("/_faults") == 3 and commands.count("/_bill") == 2
+    with SimulatorThread() as simulator:
+        script = commands.replace("localhost:9100", simulator.url)
+        done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=True)
+    decoder, answers, rest = json.JSONDecoder(), [], done.stdout
+    while rest.strip():
+        found, end = decoder.raw_decode(rest.lstrip())
+        answers.append(found)
+        rest = rest.lstrip()[end:]
+    put, listed, bill = answers
+    assert put == listed and [(rule["fault"], rule["applied"]) for rule in put] == [("overloaded", 0), ("slow", 0)]
+    assert bill["requests"] == []
+
+
+def test_every_fault_is_told_with_every_field_of_its_own():
+    rows = re.findall(r"^\| (`.+?) \| .*? \|(.*)\|$", (ROOT / "docs/simulate.md").read_text(), re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", cell)) for names, cell in rows for name in re.findall(r"`(.+?)`", names)}
+    same = {name for names, cell in rows if cell.strip() == "the same" for name in re.findall(r"`(.+?)`", names)}
+    for fault, own in faults.FAULTS.items():
+        assert told.pop(fault) >= set(own) or (fault in same and own == faults.FAULTS["rate_limited"]), fault
+    assert told.keys() == {"match.model", "match.contains", "times", "probability", "after_s", "for_s"}
+
+
+def test_the_table_of_error_types_is_that_of_the_program():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs/operate.md").read_text(), re.MULTILINE)
+    assert dict(rows) == ERROR_TYPES
 
 
 def test_every_link_between_the_documents_leads_somewhere():

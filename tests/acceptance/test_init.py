@@ -109,6 +109,13 @@ def test_the_readme_of_the_new_project_tells_of_commands_that_exist(shop):
     for command in set(re.findall(r"^agentobs (\w+)", told, re.MULTILINE)):
         assert f" {command} " in help_text
     assert not re.search(r"\$(?!\{)", told)  # no placeholder is left
+    assert told.index("agentobs serve") < told.index("docker compose")
+
+
+def test_a_compose_file_is_promised_only_once_this_repository_has_it(shop):
+    for name in ("README.md", "compose.override.yml"):
+        told = " ".join((shop / name).read_text().replace("#", " ").split())
+        assert ("a later release" in told) != (ROOT / "docker-compose.yml").exists(), name
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_was(shop):

@@ -222,6 +222,11 @@ def test_the_shape_of_a_key_is_told_and_never_the_key(key, base_url, sdk_finds, 
     assert "canary" not in found.found + found.advice
 
 
+def test_a_key_is_said_to_look_like_one_only_if_it_does():
+    assert "looks like a key" in local.model_key(SECRET, base_url="http://gateway", sdk_finds=False).found
+    assert "looks like" not in local.model_key("any", base_url="http://127.0.0.1:9100", sdk_finds=False).found
+
+
 def test_what_the_sdk_finds_by_itself_counts(clean, tmp_path):
     clean.setenv("HOME", str(tmp_path))
     assert not Wire(api_key=None, base_url=None, max_connections=1).has_credentials()
@@ -369,6 +374,34 @@ def test_the_command_tells_problems_and_exits_4(tmp_path):
     text = doctor(tmp_path, env).stdout
     assert "problem  model key" in text and "-> set it, or point ANTHROPIC_BASE_URL" in text
     assert text.splitlines()[-1].startswith("4 problems")
+
+
+def test_a_credential_profile_that_is_not_there_is_a_problem_and_no_crash(tmp_path):
+    env = environment(tmp_path, simulator=NOBODY, sink=None, ANTHROPIC_API_KEY="", ANTHROPIC_PROFILE="nowhere")
+    done = doctor(tmp_path, env, "--json")
+    assert done.returncode == 4, done.stderr
+    problems = {one["name"] for one in json.loads(done.stdout)["findings"] if one["level"] == "problem"}
+    assert {"model client", "model providers"} <= problems
+
+
+def test_a_provider_that_agents_name_and_that_cannot_be_used_is_a_problem(tmp_path):
+    (tmp_path / "flows_aws.py").write_text(
+        "from agentobs import Agent, RunContext, workflow\n\n"
+        "writer = Agent(name='writer', provider='bedrock', model='anthropic.claude-haiku-4-5-20251001-v1:0')\n\n"
+        "@workflow(agents=[writer])\n"
+        "async def brief(run: RunContext, subject: str) -> str: ...\n"
+    )
+    aws = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+    env = environment(tmp_path, simulator=NOBODY, sink=None, AGENTOBS_WORKFLOWS="flows_aws", **aws)
+
+    def told(env: dict[str, str]) -> tuple[str, str]:
+        found = {one["name"]: one for one in json.loads(doctor(tmp_path, env, "--json").stdout)["findings"]}
+        assert "brief" in found["workflows"]["found"] and "can run" not in found["workflows"]["found"]
+        return found["model providers"]["level"], found["model providers"]["found"]
+
+    level, lacking = told(env)
+    assert level == "problem" and "every call of agent 'writer' will fail" in lacking and "set AWS_REGION" in lacking
+    assert told(env | {"AWS_REGION": "us-east-1"}) == ("ok", "bedrock: set up")
 
 
 def test_settings_that_are_invalid_end_with_2_and_what_can_be_said_is_said(tmp_path):

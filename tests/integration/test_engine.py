@@ -363,7 +363,7 @@ async def test_wrong_input_is_refused_with_the_field_and_without_its_value(path,
         return given.goal
 
     async with engine_on(path, registry, ScriptedModel(), limits=Limits(max_input_bytes=50)) as kit:
-        with pytest.raises(InvalidInput, match="goal: string_type") as error:
+        with pytest.raises(InvalidInput, match="goal: expected text") as error:
             await kit.engine.submit("typed", {"goal": [SECRET]})
         with pytest.raises(InvalidInput, match="at most 50"):
             await kit.engine.submit("typed", {"goal": "x" * 60})

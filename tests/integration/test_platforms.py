@@ -585,6 +585,23 @@ async def test_the_sdks_own_clients_can_talk_to_the_simulator(
         assert [line.status for line in simulator.bill][:3] == [200, 200, 429]
 
 
+async def test_a_foundry_deployment_of_any_name_is_answered_by_a_model_that_has_a_price(
+    tokens: TokenServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    async with Simulator() as simulator:
+        connect(monkeypatch, simulator.url, tokens.key_file(tmp_path / "key.json"))
+        models = models_for(api_key="any", base_url=simulator.url, max_connections=1)
+        reply, progress = await ask(models, agent("foundry", model="my-deployment"))
+        assert (reply.outcome, progress.usage.state) == ("ok", EXACT)
+        assert progress.response_model == "claude-haiku-4-5-20251001"
+        assert progress.price.pico
+        simulator.put_faults([{"fault": "overloaded", "match": {"model": "my-deployment"}}])
+        assert (await ask(models, agent("foundry", model="my-deployment")))[0].outcome == "overloaded"
+        assert (await ask(models, Agent(name="writer", model="my-deployment")))[0].outcome == "not_found"
+        assert [line.model for line in simulator.bill] == ["my-deployment"] * 3
+        await close(models)
+
+
 async def test_nothing_of_a_key_is_logged(
     api: CannedApi, models: Mapping[str, AnthropicModel], caplog: pytest.LogCaptureFixture
 ):

@@ -142,7 +142,10 @@ async def test_a_changed_prompt_is_told_with_the_steps_that_would_be_paid_again_
     ("change", "why"),
     [
         ({"model": "claude-sonnet-5-5"}, "its model changed from claude-haiku-5-5 to claude-sonnet-5-5"),
-        ({"system": "Sing."}, "its system prompt, or another part of what is sent, changed"),
+        (
+            {"system": "Sing."},
+            "its system prompt, its tools, its output schema, or another part of what is sent, changed",
+        ),
         ({"max_tokens": 77}, "its max_tokens changed from 4096 to 77"),
         ({"effort": "low"}, "its effort changed from None to low"),
     ],

@@ -48,7 +48,7 @@ def doctor(settings: Settings | InvalidSettings, *, online: bool, deep: bool, as
 
 
 def _of_settings(settings: Settings, *, deep: bool) -> list[Finding]:
-    import agentobs.examples.article  # noqa: F401, PLC0415 -- registers itself
+    import agentobs.examples  # noqa: F401, PLC0415 -- registers what ships
     from agentobs.service import SPARE_FILES  # noqa: PLC0415
     from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
@@ -77,28 +77,40 @@ def _looked(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 async def _reached(settings: Settings, *, online: bool) -> list[Finding]:
+    from agentobs.models.providers import unready, users  # noqa: PLC0415
     from agentobs.models.wire import Wire  # noqa: PLC0415 -- two seconds of CPU
     from agentobs.service import try_export  # noqa: PLC0415
+    from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
     key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else None
     base, url = settings.anthropic_base_url, settings.url.rstrip("/")
     began = time.monotonic()
-    api, alive, ready, sent = await asyncio.gather(
+    declared = tuple(REGISTRY.values())
+    api, alive, ready, sent, lacking = await asyncio.gather(
         network.get(f"{base.rstrip('/')}/v1/models"),
         network.get(f"{url}/healthz"),
         network.get(f"{url}/readyz"),
         asyncio.to_thread(try_export, settings),
+        unready(declared),
     )
-    wire = Wire(api_key=key, base_url=base, max_connections=1)
+    held, tried = False, list[Finding]()
     try:
-        held = wire.has_credentials()
-        tried = [network.credentials(*await wire.try_credentials(network.PATIENCE_S))] if online and held else []
-    finally:
-        await wire.close()
+        wire = Wire(api_key=key, base_url=base, max_connections=1)
+    except Exception as error:  # noqa: BLE001 -- the SDK's own, such as of a credential profile that is not there
+        unusable = f"the model client cannot be made ({type(error).__name__})"
+        tried = [problem("model client", unusable, "look at the ANTHROPIC_ variables, ANTHROPIC_PROFILE too")]
+    else:
+        try:
+            held = wire.has_credentials()
+            if online and held:
+                tried = [network.credentials(*await wire.try_credentials(network.PATIENCE_S))]
+        finally:
+            await wire.close()
     return [
         local.model_key(key, base_url=base, sdk_finds=held),
         network.model_api(base, api),
         *tried,
+        *local.providers([one for one in users(declared) if one != "anthropic"], lacking),
         network.clock(time.time(), (began, time.monotonic()), api),
         network.traces(settings.trace_endpoint, *sent),
         network.service(url, alive, ready, named="url" in settings.model_fields_set),

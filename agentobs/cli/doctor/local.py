@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from agentobs.cli.doctor.finding import Finding, ok, problem, warning
 from agentobs.errors import AgentobsError, UsageError
 from agentobs.journal import migrate
 from agentobs.setting_types import is_loopback
-from agentobs.settings import Settings
+from agentobs.settings import NO_MODEL_KEY, Settings
 from agentobs.workflows import Registry
 
 _ANTHROPIC: Final = "api.anthropic.com"
@@ -33,7 +34,7 @@ def model_key(key: str | None, *, base_url: str, sdk_finds: bool) -> Finding:
             return ok(name, "the Anthropic SDK finds credentials of its own (ANTHROPIC_AUTH_TOKEN, or its files)")
         return problem(
             name,
-            "ANTHROPIC_API_KEY is not set: every call of a model will fail as 'authentication'",
+            NO_MODEL_KEY,
             "set it, or point ANTHROPIC_BASE_URL at 'agentobs simulate' with any key",
         )
     if key != key.strip() or not key.isascii() or not key.isprintable():
@@ -48,7 +49,17 @@ def model_key(key: str | None, *, base_url: str, sdk_finds: bool) -> Finding:
             f"ANTHROPIC_API_KEY is set and does not begin with {_KEY_BEGINS!r}, as keys of {_ANTHROPIC} do",
             "compare it with the key in the Anthropic Console; --online tries it",
         )
+    if not key.startswith(_KEY_BEGINS):
+        return ok(name, "ANTHROPIC_API_KEY is set; what a key is, is up to ANTHROPIC_BASE_URL, and --online tries it")
     return ok(name, "ANTHROPIC_API_KEY is set, and looks like a key")
+
+
+def providers(used: Iterable[str], unready: Iterable[str]) -> list[Finding]:
+    """`used`: which other providers than Anthropic agents name; `unready`: a sentence for each that cannot be used."""
+    name = "model providers"
+    found = [problem(name, text, "see docs/connect-a-platform.md") for text in unready]
+    named = ", ".join(used)
+    return found or ([ok(name, f"{named}: set up")] if named else [])
 
 
 def exposure(settings: Settings) -> Finding:
@@ -73,7 +84,7 @@ def workflows(registry: Registry, modules: tuple[str, ...]) -> Finding:
     except UsageError as error:
         return problem("workflows", str(error), "mend the module, or AGENTOBS_WORKFLOWS and where Python looks")
     beside = "" if modules else "; AGENTOBS_WORKFLOWS names no module of yours"
-    return ok("workflows", f"{', '.join(registry)} can run{beside}")
+    return ok("workflows", f"{', '.join(registry)} registered{beside}")
 
 
 def journal(path: Path, *, deep: bool) -> list[Finding]:
