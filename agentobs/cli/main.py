@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
-from typer.core import TyperGroup
-from typer.exceptions import TyperException
 
-from agentobs.cli.terminal import document, fail, note, prepare, show
-from agentobs.errors import AgentobsError
-from agentobs.runtime.loop import leave, run_loop
+from agentobs.cli.groups import group
+from agentobs.cli.terminal import document, note, show
+from agentobs.runtime.loop import run_loop
 
 if TYPE_CHECKING:
     from agentobs.settings import Settings
@@ -25,54 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Group(TyperGroup):
-    """Errors of our tree, and wrong arguments, end as one sentence and their exit code."""
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        prepare()
-        try:
-            code = super().main(*args, **extra | {"standalone_mode": False})
-        except TyperException as error:
-            message = error.format_message()
-            if "\n" in message:  # no arguments at all: the message is the help
-                note(message)
-            else:
-                command = getattr(getattr(error, "ctx", None), "command_path", "agentobs")
-                fail(f"{_sentence(message)}; see '{command} --help'")
-            code = error.exit_code
-        leave(code)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except AgentobsError as error:
-            fail(str(error))
-            raise typer.Exit(error.exit_code) from None
-
-
-def _sentence(text: str) -> str:
-    """Typer's messages begin with a capital and end with a full stop."""
-    return text[:1].lower() + text[1:].rstrip().rstrip(".")
-
-
-def _app(text: str) -> typer.Typer:
-    return typer.Typer(
-        cls=_Group,
-        help=text,
-        no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-app = _app(
+app = group(
     "Durable, observable multi-agent Claude workflows.\n\n"
     "Exit codes: 0 done, 1 the run failed, 2 wrong use, 3 no service answers, 4 a check found a difference.\n\n"
     "Begin with 'agentobs demo'."
 )
-runs_app = _app("The runs of a service, or of the journal file where no service answers.")
+runs_app = group("The runs of a service, or of the journal file where no service answers.")
 app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
