@@ -101,10 +101,10 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
             idempotency_key=idempotency_key,
             traceparent=to_traceparent(traceparent),
         )
-        summary = views.summary(RunDetail(run=run)) if created else await summarized(run)
         headers = {"Location": f"/v1/runs/{run.id}"}
         wait = wait_s(prefer or ())
         if wait is None:
+            summary = views.summary(RunDetail(run=run)) if created else await summarized(run)
             return Json(summary, 202 if created else 200, headers)
         headers["Preference-Applied"] = f"wait={wait}"
         ended = await first_of(service.live.ended(run.id), hung_up(request), timeout_s=wait)

@@ -22,6 +22,7 @@ from agentobs.functions import FunctionStep, Tool
 from agentobs.records import CLOSED, FAILED, FUNCTION, OPENED, SUCCEEDED, TOOL, Change, Step
 from agentobs.runtime.clock import end
 from agentobs.runtime.live import CUT_OFF, Live
+from agentobs.runtime.output import misfits
 
 _MAX_FAILURE: Final = 2000  # characters of an exception that a model is told
 
@@ -122,9 +123,7 @@ class _Misfit(Exception):
 def _for_the_model(error: BaseException) -> str:
     """A tool's failure in the model's conversation: enough to try otherwise, bounded."""
     if isinstance(error, _Misfit):
-        error = error.found
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'input'}: {one['msg']}" for one in error.errors()[:10])
-        return f"the input does not fit the tool's schema: {wrong}"
+        return f"the input does not fit the tool's schema: {'; '.join(misfits(error.found, 'input'))}"
     try:
         return f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
     except Exception:  # noqa: BLE001 -- its own text cannot be had

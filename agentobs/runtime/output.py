@@ -51,8 +51,13 @@ def wrong(error: Exception) -> list[str]:
     if not isinstance(error, ValidationError):
         kept = isinstance(error, ValueError)
         return ["the answer: " + ("it is not JSON that can be kept" if kept else "its checks could not be made")]
+    return misfits(error, "the answer")
+
+
+def misfits(error: ValidationError, whole: str) -> list[str]:
+    """Where something a model wrote does not fit, and why; `whole` is its name where all of it is wrong."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    return [f"{'.'.join(map(str, one['loc'])) or 'the answer'}: {one['msg']}" for one in found[:_MOST_ERRORS]]
+    return [f"{'.'.join(map(str, one['loc'])) or whole}: {one['msg']}" for one in found[:_MOST_ERRORS]]
 
 
 def repair(error: Exception) -> str:
