@@ -50,6 +50,7 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m agentobs.setting_docs > docs/settings.md
 	$(BIN)/python -m agentobs.api > docs/openapi.json
+	$(BIN)/python -m dashboards
 
 lock:
 	$(BIN)/python -m pip install --quiet uv
