@@ -58,11 +58,13 @@ class FakeJournal:
         self._last = 0
         self._lock = threading.Lock()
 
-    def publish(self, *changes: Change, at: int | None = None) -> None:
+    def publish(self, *changes: Change, at: int | None = None, earlier: Sequence[Change] = ()) -> None:
+        """`earlier`: changes of units that owed nothing, whose spans this one owes too."""
         with self._lock:
             self._last += 1
-            owed = Owed(self._last, time.time_ns() if at is None else at, owed_spans(changes))
-            self.rows[owed.id] = (owed, changes)
+            whole = (*earlier, *changes)
+            owed = Owed(self._last, time.time_ns() if at is None else at, owed_spans(whole), recalled=bool(earlier))
+            self.rows[owed.id] = (owed, whole)
         self.subscriber([Published(changes, (), owed)])
 
     def read(self, after: int, limit: int) -> Sequence[tuple[Owed, tuple[Change, ...]]]:
