@@ -6,16 +6,19 @@ sampling its model owes every span: what it says of a run is what is due of one 
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import invariant, rule
 
-from agentobs.journal.protocol import Published, SpanRef
+from agentobs.journal.protocol import Fence, Published, SpanRef
 from agentobs.journal.rows import owed_spans
 from agentobs.journal.sampling import Sampling
+from agentobs.journal.sqlite import open_journal
 from agentobs.records import (
     CANCELLED,
     CLOSED,
@@ -37,7 +40,7 @@ from agentobs.records import (
     Step,
     new_run_id,
 )
-from tests.factories import T0, attempt, execution, note, run, seconds, step
+from tests.factories import RUN_ID, T0, attempt, execution, note, run, seconds, step
 from tests.integration.journal_model import Unit
 from tests.integration.test_journal_model import EXAMPLES, JournalMachine
 
@@ -135,6 +138,7 @@ class SampledMachine(JournalMachine):
 
     def _check_owed(self, one: Published, unit: Unit) -> None:
         if one.owed is None:
+            assert unit.owed is None or not one.traced, "an exemplar would lead to nothing"
             return
         assert one.traced
         at_hand = {ref for change in one.changes if change.verb != OPENED for ref in refs(change)}
@@ -151,6 +155,9 @@ class SampledMachine(JournalMachine):
         for owed, changes in pending:
             made = {ref for change in changes for ref in refs(change)}
             assert made >= set(owed.spans), "each span can be made again from the journal"
+            turns, attempts = ({ref[2:] for ref in owed.spans if ref.kind == kind} for kind in ("turn", "attempt"))
+            settled = [one.record for one in changes if one.verb == SETTLED and isinstance(one.record, Attempt)]
+            assert {(one.step, one.turn, one.number) for one in settled} == turns - attempts
             for ref in owed.spans:
                 found.setdefault(ref.run_id, Counter())[ref] += 1
         return found
@@ -232,3 +239,32 @@ for machine in (SampledMachine, ChangedMachine):  # not shrunk: that takes minut
     )
 TestSampled = pytest.mark.timeout(300 + 2 * EXAMPLES)(SampledMachine.TestCase)
 TestChanged = pytest.mark.timeout(300 + 2 * EXAMPLES)(ChangedMachine.TestCase)
+
+
+# ---- a share that changes ----
+
+
+async def test_a_run_that_waited_while_the_share_was_raised_is_exported(tmp_path: Path) -> None:
+    """It was withheld when it was submitted; with a share of 1 every trace is exported, and whole."""
+    found = Run(id=RUN_ID, workflow="w", version="1", input="1", created_at=T0)
+    published: list[Published] = []
+    for sampling in (Sampling(0), Sampling(1)):
+        journal = await open_journal(
+            tmp_path / "j.db", worker="w", export_requested=True, sampling=sampling, wall_ns=lambda: T0 + NS
+        )
+        journal.subscribe(published.extend)
+        if sampling.share == 0:
+            await journal.submit(found, max_queued=10)
+        else:
+            claim = await journal.claim(RUN_ID, worker="w", version="1", max_recoveries=3)
+            assert claim is not None
+            ends = [
+                Change(CLOSED, dataclasses.replace(claim.execution, ended_at=seconds(2), outcome=SUCCEEDED, end_seq=4)),
+                Change(CLOSED, run(status=SUCCEEDED, ended_at=seconds(2), end_seq=5)),
+            ]
+            await journal.commit(Fence(RUN_ID, claim.run.epoch), ends)
+        await journal.close()
+    assert [unit.traced for unit in published] == [False, True, True]
+    owed = published[-1].owed
+    assert owed is not None
+    assert owed.spans == (SpanRef("run", RUN_ID),)
