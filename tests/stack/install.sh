@@ -147,10 +147,11 @@ YAML
   publish "$WORK/otelcol/out/otelcol"
 }
 
-install_compose() {
+install_compose() { # exclude directives keep `go install` from it
   local p=github.com/docker/compose/v2
-  goinstall compose -ldflags "-s -w -X $p/internal.Version=v$COMPOSE" "$p/cmd@v$COMPOSE"
-  mv "$WORK/bin/cmd" "$WORK/bin/docker-compose"
+  module "$p@v$COMPOSE" "$WORK/compose"
+  quietly compose go -C "$WORK/compose" build -trimpath -ldflags "-s -w -X $p/internal.Version=v$COMPOSE" \
+    -o "$WORK/bin/docker-compose" ./cmd
   publish "$WORK/bin/docker-compose"
 }
 
