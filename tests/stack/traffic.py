@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
 
 import httpx2
@@ -112,11 +113,14 @@ def run(client: Client) -> dict[str, str]:
     for goal in FAILING:
         runs[goal] = client.submit("article", {"goal": goal})
         assert client.ended(runs[goal])["status"] == "failed"
-    # A histogram's series is born with its first observation: only the second one is an increase.
-    runs["notes undecided again"] = client.submit(
-        "release_notes", {"version": "1.2", "changes": ["No tea"], "rounds": 2}
-    )
+    # A histogram's series is born with its first observation: only the second one is an increase. And a scrape must see
+    # it before the process dies, which keeps totals alone.
+    again = {"version": "1.2", "changes": ["No tea"], "rounds": 2}
+    runs["notes undecided again"] = client.submit("release_notes", again)
+    runs["triage again"] = client.submit("triage", {"tickets": tickets[2:]})
     client.ended(runs["notes undecided again"])
+    client.ended(runs["triage again"])
+    time.sleep(1.5)
     runs["recovered"] = _kill(client)
     return runs
 
