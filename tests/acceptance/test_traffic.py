@@ -88,28 +88,32 @@ def test_runs_of_all_four_workflows_are_sent_and_how_they_ended_is_told(tmp_path
     key = tmp_path / "key"
     key.write_text("a-key-of-sixteen-characters\n")
     key.chmod(0o600)
-    options = ("--rate", "600", "--for", "8", "--seed", "3")
+    headers = {"Authorization": "Bearer a-key-of-sixteen-characters"}
     with SimulatorThread() as simulator:
         service = Service(
             tmp_path, environment(tmp_path, simulator=simulator.url, sink=None, AGENTOBS_API_KEY_FILE=str(key))
         )
+
+        def listed(**params: str):
+            answer = httpx2.get(f"{service.url}/v1/runs", params={"limit": 200} | params, headers=headers, timeout=60)
+            return answer.json()["runs"]
+
         try:
             service.start()
-            with sending(service, "--simulator", simulator.url, *options) as sent:
-                code, told = sent.wait()
+            with sending(service, "--simulator", simulator.url, "--rate", "300", "--seed", "3") as sent:
+                until(lambda: len({run["workflow"] for run in listed(status="succeeded")}) == 4, "one of each")
+                time.sleep(2)  # each end is seen within a second
+                code, told = sent.end()
             assert code == 0, told
             found = re.fullmatch(r"in all: (\d+) sent, (\d+) succeeded, (\d+) under way", told)
             assert found, told
-            assert int(found[1]) > 15
-            assert int(found[2]) > 5
-            headers = {"Authorization": "Bearer a-key-of-sixteen-characters"}
-            listed = httpx2.get(f"{service.url}/v1/runs", params={"limit": 200}, headers=headers).json()["runs"]
+            runs = listed()
         finally:
             service.end()
-    assert len(listed) == int(found[1])
-    assert {run["workflow"] for run in listed} == {"article", "report", "release_notes", "triage"}
-    assert all(run["tags"] == {"sent-by": "traffic"} for run in listed)
-    assert listed[-1]["workflow"] == "triage"  # the proof came first
+    assert len(runs) - 1 <= int(found[1]) <= len(runs)  # it may be stopped between the call and its answer
+    assert 4 <= int(found[2]) <= int(found[1])
+    assert all(run["tags"] == {"sent-by": "traffic"} for run in runs)
+    assert runs[-1]["workflow"] == "triage"  # the proof came first
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
