@@ -318,3 +318,30 @@ async def test_a_line_is_told_each_time_and_counts_from_the_one_before(monkeypat
     assert re.fullmatch(r"\d\d:\d\d:\d\d  2 sent, 1 succeeded, 1 failed \(refusal\), 0 under way", first), first
     assert second.endswith("0 sent, 0 succeeded, 0 under way")
     assert sender.totals() == "in all: 2 sent, 1 succeeded, 1 failed (refusal), 0 under way"
+
+
+@pytest.mark.parametrize("billed", [True, False])
+async def test_an_ended_run_that_is_not_on_the_bill_takes_the_proof_away(monkeypatch, billed):
+    monkeypatch.setattr(traffic, "_LOOK_EVERY_S", 0)
+    asked: list[str] = []
+
+    class Ended:
+        async def run(self, run_id: str):
+            attempts = [{"http_status": 529, "span_id": "a"}, {"http_status": 200, "span_id": "b"}]
+            unanswered = {"http_status": None, "span_id": "c"}
+            return {"status": "succeeded", "error": None, "steps": [{"attempts": [*attempts, unanswered]}]}
+
+    class Bill:
+        async def billed(self, span_id: str) -> bool:
+            asked.append(span_id)
+            return billed
+
+    plan = traffic.Plan(
+        rate=6, for_s=None, seed=1, simulator="http://localhost:9100", fault_share=0, spend_real_money=False
+    )
+    sender = traffic.Sender(Ended(), Bill(), plan)
+    assert not sender._proven
+    sender._proven = True
+    await sender._followed("1")
+    assert asked == ["b"]
+    assert sender._proven is billed
