@@ -52,11 +52,16 @@ docs: $(STAMP)
 	$(BIN)/python -m agentobs.api > docs/openapi.json
 	$(BIN)/python -m dashboards
 
+# The image is made from runtime.lock and build.lock, whose versions are those of the development environment.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock'
+EXTRAS = --extra bedrock --extra postgres --extra vertex
+
 lock:
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --custom-compile-command 'make lock' \
-		--extra bedrock --extra postgres --extra vertex pyproject.toml requirements/dev.in -o $(LOCK)
+	$(COMPILE) $(EXTRAS) pyproject.toml requirements/dev.in -o $(LOCK)
+	$(COMPILE) $(EXTRAS) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
+	$(COMPILE) requirements/build.in -c $(LOCK) -o requirements/build.lock
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov
