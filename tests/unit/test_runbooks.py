@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import typer
@@ -19,7 +21,7 @@ from agentobs.telemetry import names
 from dashboards import alerts, recording
 from dashboards.alerts import ALERTS
 from dashboards.promql import TARGET_LABELS
-from tests.promtool import promtool
+from tests.promtool import GENERATED, promtool
 
 FOLDER = Path(__file__).parents[2] / "docs" / "runbooks"
 RUNBOOKS = {path.stem: path.read_text() for path in sorted(FOLDER.glob("Agentobs*.md"))}
@@ -32,7 +34,6 @@ SECTIONS = (
     "How to confirm that it is over",
     "How to change its threshold",
 )
-BOARDS = {"Models": "Models and agents"}  # others are called as their panels' class
 
 pages = pytest.mark.parametrize("page", PAGES)
 alert = pytest.mark.parametrize("alert", ALERTS, ids=lambda one: one.name)
@@ -71,11 +72,18 @@ def test_a_runbook_has_every_section_in_the_same_order(alert):
     assert PAGES[alert.name].startswith(f"# {alert.name}\n")
 
 
+def panels(found: list[dict[str, Any]]) -> dict[int, str]:
+    """Titles by id, those in rows too."""
+    every = [*found, *(inner for one in found for inner in one.get("panels", []))]
+    return {one["id"]: one["title"] for one in every}
+
+
 @alert
 def test_a_runbook_tells_the_severity_and_the_panel_of_its_alert(alert):
-    board = type(alert.panel).__name__
-    words = alert.panel.name.lower().replace("_", " ")
-    told = f"Severity: {alert.severity}. Panel: {BOARDS.get(board, board)} {alert.panel:d}, {words}."
+    boards = [json.loads(path.read_text()) for path in GENERATED.parent.glob("*.json")]
+    (board,) = (one for one in boards if one["uid"] == alert.dashboard)
+    panel = panels(board["panels"])[alert.panel]
+    told = f"Severity: {alert.severity}. Dashboard: {board['title']}, panel “{panel}”."
     assert told in PAGES[alert.name].splitlines()
 
 
