@@ -15,13 +15,14 @@ import typer
 import yaml
 
 from agentobs.cli.main import app
-from agentobs.records import ERROR_TYPES
+from agentobs.records import AGENT, ERROR_TYPES, FUNCTION, TOOL
 from agentobs.settings import Settings
 from agentobs.telemetry import names
 from dashboards import alerts, recording
 from dashboards.alerts import ALERTS
 from dashboards.promql import TARGET_LABELS
 from tests.promtool import GENERATED, promtool
+from tests.unit.test_alert_names import VALUES
 
 FOLDER = Path(__file__).parents[2] / "docs" / "runbooks"
 RUNBOOKS = {path.stem: path.read_text() for path in sorted(FOLDER.glob("Agentobs*.md"))}
@@ -115,6 +116,7 @@ OTHERS = {  # metrics that are not ours
     "scrape_samples_scraped": TARGET_LABELS,
     "ALERTS": ("alertname", "alertstate", "severity"),
 }
+KNOWN = {**VALUES, "kind": {*names.TOKEN_KINDS, AGENT, TOOL, FUNCTION}}  # of labels in matchers
 WORDS = {"and", "or", "unless", "offset", "bool"}
 CLAUSE = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 
@@ -133,15 +135,15 @@ def labels_of(metric: str) -> tuple[str, ...] | None:
 
 
 def faults(query: str) -> list[str]:
-    """Metrics, labels and outcomes in a query that do not exist."""
+    """Metrics, labels and values in a query that do not exist."""
     found = []
     known: set[str] = set()
     for metric, matchers in re.findall(r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}", query):
         for label, values in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', matchers):
             if label not in (labels_of(metric) or ()):
                 found.append(f"{metric} has no label {label}")
-            if label == "outcome" and metric == names.ATTEMPTS.name:
-                found += [f"no outcome {one}" for one in values.split("|") if one not in names.ATTEMPT_OUTCOMES]
+            if label in KNOWN:
+                found += [f"no {label} {one}" for one in values.split("|") if one not in KNOWN[label]]
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\boffset \w+", " ", query)
     for metric in re.findall(r"(?<![\w:])([a-zA-Z_][\w:]*)(?![\w:]|\s*\()", CLAUSE.sub(" ", bare)):
         labels = labels_of(metric)
