@@ -122,7 +122,7 @@ def made() -> str:
                     unit=TEXT,
                     none="No alert is firing",
                 ),
-                Column(title="Alert", label="alertname", link=f"{RUNBOOKS_URL}/${{__value.raw}}.md"),
+                Column(title="Alert", label="alertname", width=250, link=f"{RUNBOOKS_URL}/${{__value.raw}}.md"),
                 Column(title="Severity", label="severity", width=90),
                 *(Column(title=name.capitalize(), label=name) for name in VARIABLES),
                 Column(query=f"max by (alertname, severity, {', '.join(VARIABLES)}) ({FIRING})"),

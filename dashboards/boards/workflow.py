@@ -107,7 +107,6 @@ def made() -> str:
                     none="no run",
                 ),
                 Query(share(grown(names.COST, WORKFLOW), grown(names.RUNS, WORKFLOW))),
-                decimals=3,
             ),
         ),
         row(
@@ -156,7 +155,7 @@ def made() -> str:
                     unit=SECONDS,
                     none="No run ended",
                 ),
-                Query(rate(names.RUN_SECONDS, OF_RUN, by=("le",), part="_bucket"), "{{le}}", exemplar=True),
+                Query(per_minute(names.RUN_SECONDS, OF_RUN, by=("le",), part="_bucket"), "{{le}}", exemplar=True),
             ),
             lines(
                 Face(
@@ -210,6 +209,7 @@ def made() -> str:
                 ),
                 JaegerSearch("A", service=names.SCOPE, tags="error=true", limit=50),
             ),
+            widths=(10, 14),
         ),
         row(
             8,
