@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,12 @@ def started(folder: Path) -> Iterator[World]:
         folder=folder,
         variables=variables,
         secrets={**SECRETS, "alert_webhook_url": webhook.url},
-        environ={"agentobs": {"PYTHONPATH": str(compose.ROOT)}},
+        environ={
+            "agentobs": {
+                "PYTHONPATH": str(compose.ROOT),
+                **{name: value for name, value in os.environ.items() if name.startswith("COV")},
+            }
+        },
     )
     try:
         stack.start(SERVICES)
