@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 
+from agentobs.simulator import faults as simulator
 from tests.acceptance.harness import TERMINAL, until
 from tests.stack.runner import Stack
 
@@ -122,6 +123,8 @@ def run(client: Client) -> dict[str, str]:
     client.ended(runs["triage again"])
     time.sleep(1.5)
     runs["recovered"] = _kill(client)
+    never = [rule["fault"] for rule in client.simulator.get("/_faults").json() if not rule["applied"]]
+    assert never == [] and {rule["fault"] for rule in FAULTS} == set(simulator.FAULTS), "every fault there is"
     return runs
 
 
