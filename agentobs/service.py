@@ -152,7 +152,7 @@ async def open_service(
         if export is not None:
             await _start_export(stack, journal, export, settings.resource, shown)
         models = models_for(
-            api_key=_secret(settings),
+            api_key=settings.model_key,
             base_url=settings.anthropic_base_url,
             max_connections=settings.max_calls_in_flight,
         )
@@ -335,10 +335,6 @@ def _configure_logs(settings: Settings) -> None:
             f"AGENTOBS_LOG_FILE {str(settings.log_file)!r} cannot be written ({error.strerror}); expected a file in "
             "a folder that this user may write to"
         ) from None
-
-
-def _secret(settings: Settings) -> str | None:
-    return settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else None
 
 
 def _labels(workflow: Workflow) -> WorkflowLabels:

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from dashboards import grafana_rules, prometheus_rules
+from dashboards import boards, grafana_rules, prometheus_rules
 
 GENERATED: Final = Path(__file__).parent / "generated"
 # Each gives file names, relative to `generated/`, and their text.
-GENERATORS: Final[tuple[Callable[[], Mapping[str, str]], ...]] = (prometheus_rules.files, grafana_rules.files)
+GENERATORS: Final[tuple[Callable[[], Mapping[str, str]], ...]] = (
+    boards.files,
+    prometheus_rules.files,
+    grafana_rules.files,
+)
 
 
 def files() -> dict[str, str]:

@@ -15,6 +15,12 @@ class Overview(IntEnum):
     SPEND = 6
     FIRING = 7
     PROGRESS_AGE = 8
+    SUCCESS_NOW = 11
+    RUNS_ENDED = 12
+    LATENCY_NOW = 13
+    IN_FLIGHT_NOW = 14
+    QUEUED_NOW = 15
+    SPENT = 16
 
 
 class Workflow(IntEnum):
@@ -25,6 +31,12 @@ class Workflow(IntEnum):
     DEBATE_ROUNDS = 5
     STRAGGLER = 6
     FAILED_TRACES = 7
+    SUCCESS_NOW = 11
+    RUNS_ENDED = 12
+    LATENCY_NOW = 13
+    COST_PER_RUN = 14
+    OPEN_DEBATES = 15
+    AGENT_CALLS = 16
 
 
 class Models(IntEnum):
@@ -35,6 +47,12 @@ class Models(IntEnum):
     RATE_LIMIT = 5
     REFUSALS = 6
     CUT_STREAMS = 7
+    OK_NOW = 11
+    RETRIES_NOW = 12
+    FIRST_CHUNK_NOW = 13
+    HEADROOM_NOW = 14
+    ANSWERS = 15
+    FAILING = 16
 
 
 class Money(IntEnum):
@@ -45,6 +63,13 @@ class Money(IntEnum):
     SAVED = 5
     UNPRICED = 6
     DRIFT = 7
+    SPENT = 11
+    PER_RUN = 12
+    WASTED_NOW = 13
+    CACHE_HITS_NOW = 14
+    SAVED_NOW = 15
+    TOKENS = 16
+    INEXACT = 17
 
 
 class Service(IntEnum):
@@ -58,6 +83,11 @@ class Service(IntEnum):
     JOURNAL_SIZE = 8
     DISK_FREE = 9
     JOURNAL_ERRORS = 10
+    UP_NOW = 11
+    VERSIONS = 12
+    SPANS_PENDING_NOW = 13
+    DISK_FREE_NOW = 14
+    COLLECTOR_QUEUE = 15
 
 
 Panel: TypeAlias = Overview | Workflow | Models | Money | Service

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Override:
-    """In files of `service` that are mounted at or under `target`: `old`, a regular expression, becomes `new`."""
+    """In what is mounted from `source` the regular expression `old` becomes `new`; it must be there."""
 
-    service: str
-    target: str
+    source: str
     old: str
     new: str
     reason: str
@@ -19,17 +18,20 @@ class Override:
 QUICK = "a test waits seconds, not minutes"
 
 FILES = (
-    Override("prometheus", "/etc/prometheus/prometheus.yml", r"scrape_interval: 15s", "scrape_interval: 1s", QUICK),
-    Override("prometheus", "/etc/prometheus/prometheus.yml", r"scrape_timeout: 10s", "scrape_timeout: 1s", QUICK),
-    Override("prometheus", "/etc/prometheus/prometheus.yml", r"evaluation_interval: 15s", "evaluation_interval: 1s", QUICK),
-    Override("alertmanager", "/etc/alertmanager", r"group_wait: 10s", "group_wait: 0s", QUICK),
-    Override("alertmanager", "/etc/alertmanager", r"group_interval: 1m", "group_interval: 1s", QUICK),
-    Override("grafana", "/etc/grafana/provisioning/alerting", r"interval: 30s", "interval: 10s", QUICK),
-)  # fmt: skip
-# Files of by-grafana hold what those of by-alertmanager do not; and nothing is generated yet in some states of a tree.
-ONLY_IN_ONE_MODE = {"/etc/alertmanager", "/etc/grafana/provisioning/alerting"}
+    Override("./deploy/prometheus/prometheus.yml", r"scrape_interval: 15s", "scrape_interval: 1s", QUICK),
+    Override("./deploy/prometheus/prometheus.yml", r"scrape_timeout: 10s", "scrape_timeout: 1s", QUICK),
+    Override("./deploy/prometheus/prometheus.yml", r"evaluation_interval: 15s", "evaluation_interval: 1s", QUICK),
+    Override("./dashboards/generated/prometheus", r"interval: 1m", "interval: 1s", QUICK),
+    Override("./deploy/alertmanager/by-alertmanager.yml", r"group_wait: 10s", "group_wait: 0s", QUICK),
+    Override("./deploy/alertmanager/by-alertmanager.yml", r"group_interval: 1m", "group_interval: 1s", QUICK),
+    Override("./dashboards/generated/grafana-alerting/by-grafana", r"interval: 30s", "interval: 10s", QUICK),
+)
 
 ARGUMENTS = {
     # An alert that fires before Alertmanager is found is lost until it is sent again: once a minute.
     "prometheus": ("--rules.alert.resend-delay=1s",),
 }
+
+
+def of(source: str) -> tuple[Override, ...]:
+    return tuple(one for one in FILES if one.source == source)

@@ -156,24 +156,22 @@ class Stack:
 
     def translate(self, text: str, service: str) -> str:
         """What a container of `service` would read, for a process on this machine."""
-        names = "|".join(self.compose.services)
-        published = {host: (one.name, port) for one in self.compose.services.values() for host, port in one.published.items()}  # fmt: skip
+        services = self.compose.services.values()
+        published = {host: (one.name, port) for one in services for host, port in one.published.items()}
 
-        def of_host(found: re.Match[str]) -> str:
-            at = published.get(int(found[1]))
-            return f"127.0.0.1:{self.ports.local(*at)}" if at else found[0]
+        def address(found: re.Match[str]) -> str:
+            host, port = found[1], int(found[2])
+            if host == "localhost" and port not in published:
+                return found[0]
+            at = published[port] if host == "localhost" else (host if host in self.compose.services else service, port)
+            return f"127.0.0.1:{self.ports.local(*at)}"
 
-        text = re.sub(
-            rf"\b({names}):(\d{{4,5}})\b", lambda at: f"127.0.0.1:{self.ports.local(at[1], int(at[2]))}", text
-        )
-        text = re.sub(r"\blocalhost:(\d{4,5})\b", of_host, text)
-        text = re.sub(
-            r"\b0\.0\.0\.0:(\d{4,5})\b", lambda at: f"127.0.0.1:{self.ports.local(service, int(at[1]))}", text
-        )
-        text = text.replace("0.0.0.0", "127.0.0.1")
-        text = re.sub(
-            r"(?i)(port\"?\s*[:=]\s*)(\d{4,5})\b", lambda at: f"{at[1]}{self.ports.local(service, int(at[2]))}", text
-        )
+        def listen(found: re.Match[str]) -> str:
+            return f"{found[1]}{self.ports.local(service, int(found[2]))}"
+
+        hosts = "|".join([*self.compose.services, "localhost", r"0\.0\.0\.0", r"127\.0\.0\.1"])
+        text = re.sub(rf"(?<![\w.-])({hosts}):(\d{{4,5}})\b", address, text)
+        text = re.sub(r"(?i)(port\"?\s*[:=]\s*)(\d{4,5})\b", listen, text).replace("0.0.0.0", "127.0.0.1")
         one = self.compose.services[service]
         image = IMAGES[image_name(one.image)]
         places = {mount.target for mount in one.mounts} | {"/run/secrets", *image.folders}
@@ -223,16 +221,24 @@ class Stack:
             return
         source = compose.ROOT / mount.source
         assert source.exists(), f"docker-compose.yml mounts {mount.source}, which is missing"
+        if source.is_dir():
+            target.mkdir()
+        applied = dict.fromkeys(overrides.of(mount.source), 0)
         for file in [source] if source.is_file() else [path for path in sorted(source.rglob("*")) if path.is_file()]:
             copy = target if source.is_file() else target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             text = file.read_text()
-            for override in overrides.FILES:
-                if override.service == service and mount.target.startswith(override.target):
-                    text, count = re.subn(override.old, override.new, text)
-                    assert count or override.target in overrides.ONLY_IN_ONE_MODE, f"nothing to override: {override}"
+            for override in applied:
+                text, count = re.subn(override.old, override.new, text)
+                applied[override] += count
             copy.write_text(self.translate(text, service))
-        target.mkdir(exist_ok=True) if source.is_dir() else None
+        assert all(applied.values()), f"overrides that find nothing to change: {applied}"
+
+    def health_command(self, service: str) -> list[str]:
+        """The health check's own command, for this machine."""
+        programs = {"python": sys.executable, "/usr/bin/loki": str(IMAGES["grafana/loki"].program)}
+        _, program, *arguments = self.compose.services[service].raw["healthcheck"]["test"]
+        return [programs.get(program, program), *(self.translate(one, service) for one in arguments)]
 
     # ---- processes ----
 
