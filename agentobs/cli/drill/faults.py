@@ -28,7 +28,7 @@ async def check_is_simulator(api: Api) -> None:
 async def check_is_asked(service: Client, simulator: Api) -> None:
     """One small run, whose requests must be on the simulator's bill. Raises `UsageError` else: it could cost money.
 
-    Its first request is enough. If that went elsewhere the run is cancelled at once.
+    Its first request is enough.
     """
     run_id = (await service.submit("triage", PROBE, {"drill": "probe"}))["id"]
     attempts: set[str] = set()
@@ -46,11 +46,11 @@ async def check_is_asked(service: Client, simulator: Api) -> None:
             return
         await asyncio.sleep(0.3)
     with suppress(AgentobsError):
-        await service.cancel(run_id)
+        await service.cancel(run_id)  # it may have gone to the real API
     found = "is not on the bill of" if attempts else f"was not sent within {_PROBE_S:g} s to"
     raise UsageError(
         f"the first request of run {run_id} {found} the simulator at {simulator.url}: the drill runs only where that "
-        "simulator stands in for the API; start the service with ANTHROPIC_BASE_URL set to it"
+        "simulator stands in for the API; start the service with ANTHROPIC_BASE_URL set to it, and any key"
     )
 
 
