@@ -5,23 +5,22 @@ Whatever takes time to import is imported by the command that needs it: `agentob
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentobs.cli.drill.options import drill
 from agentobs.cli.groups import group
+from agentobs.cli.options import AsJson, RunId, Server
+from agentobs.cli.options import settings as _settings
+from agentobs.cli.options import wait as _wait
 from agentobs.cli.terminal import document, note, show
 from agentobs.runtime.loop import run_loop
 
 if TYPE_CHECKING:
     from agentobs.settings import Settings
-
-T = TypeVar("T")
-
 
 app = group(
     "Durable, observable multi-agent Claude workflows.\n\n"
@@ -30,12 +29,6 @@ app = group(
 )
 runs_app = group("The runs of a service, or of the journal file where no service answers.")
 app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
-
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Server: TypeAlias = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="The service to ask; else AGENTOBS_URL.")
-]
-RunId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its trace id.")]
 
 
 def _version(asked: bool) -> None:
@@ -343,67 +336,4 @@ def doctor(
     raise typer.Exit(examine(found, online=online, deep=deep, as_json=as_json))
 
 
-@app.command(short_help="A fire drill: does each alert fire, and end?")
-def drill(
-    alerts: Annotated[
-        str | None,
-        typer.Option("--alerts", metavar="URL", help="Alertmanager or Grafana (http://USER@… with --alerts-secret)."),
-    ] = None,
-    alerts_secret: Annotated[
-        Path | None,
-        typer.Option("--alerts-secret", metavar="FILE", help="Holds the password of the URL's user, else a token."),
-    ] = None,
-    listen: Annotated[
-        str | None,
-        typer.Option("--listen", metavar="HOST:PORT", help="Be the webhook: an alert has to be delivered here."),
-    ] = None,
-    simulator: Annotated[str, typer.Option(metavar="URL", help="The simulator that the service calls.")] = (
-        "http://127.0.0.1:9100"
-    ),
-    prometheus: Annotated[
-        str | None, typer.Option(metavar="URL", help="Ask it first which alerts are loaded at all.")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="ALERT", help="Only this one; may be repeated.")] = None,
-    slow: Annotated[bool, typer.Option("--slow", help="Also alerts that have to hold for five minutes.")] = False,
-    keep_going: Annotated[bool, typer.Option("--keep-going", help="Go on after an alert that did not pass.")] = False,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds that an alert may take to fire, and again to end.")
-    ] = 900.0,
-    server: Server = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make faults in the simulator, wait until their alerts fire, end the faults, wait until the alerts end.
-
-    For a stack whose service calls the simulator: anything else is refused. It takes some ten minutes, and as long
-    again with --slow. Exit code 4: an alert stayed silent or did not end, or another one fired; 3: something does not
-    answer.
-    """
-    from agentobs.cli.drill import command  # noqa: PLC0415
-
-    asked = command.Asked(
-        alerts=alerts,
-        secret=alerts_secret,
-        listen=listen,
-        simulator=simulator,
-        prometheus=prometheus,
-        only=tuple(only or ()),
-        slow=slow,
-        keep_going=keep_going,
-        timeout_s=timeout_s,
-        server=server,
-    )
-    raise typer.Exit(_wait(command.drill(_settings(), asked, as_json=as_json)))
-
-
-def _settings() -> Settings:
-    from agentobs.settings import Settings  # noqa: PLC0415
-
-    settings = Settings.load()
-    here = str(Path.cwd())
-    if settings.workflows and here not in sys.path:
-        sys.path.append(here)  # a console script does not look there; last, so that nothing of ours is shadowed
-    return settings
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+app.command(short_help="A fire drill: does each alert fire, and end?")(drill)

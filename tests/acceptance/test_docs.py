@@ -172,6 +172,8 @@ def test_every_make_target_and_command_that_is_named_exists():
         [sys.executable, "-m", "agentobs", "--help"], capture_output=True, text=True, check=True
     ).stdout
     for command in set(
-        re.findall(r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate|init|replay|doctor)\b", told)
+        re.findall(
+            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate|init|replay|doctor|drill)\b", told
+        )
     ):
         assert f" {command} " in help_text
