@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,21 @@ class World:
         found: list[dict[str, Any]] = httpx2.get(f"{self.stack.url('simulator')}/_faults").json()
         return found
 
-    def rules(self, old: str, new: str) -> None:
-        """Change the alert rules that Prometheus reads, and have it read them."""
+    @contextmanager
+    def broken(self, old: str, new: str) -> Iterator[None]:
+        """While inside, Prometheus has other alert rules."""
         file = self.stack.at(self.stack.root("prometheus"), "/etc/prometheus/rules/alerts.yml")
-        text, count = re.subn(old, new, file.read_text(), flags=re.DOTALL)
+        good = file.read_text()
+        bad, count = re.subn(old, new, good, flags=re.DOTALL)
         assert count == 1
-        file.write_text(text)
         process = self.stack.processes["prometheus"].popen
         assert process is not None
-        process.send_signal(signal.SIGHUP)
+        for text in (bad, good):
+            file.write_text(text)
+            process.send_signal(signal.SIGHUP)
+            time.sleep(1)
+            if text is bad:
+                yield
 
 
 @pytest.fixture(scope="module")
@@ -138,18 +145,22 @@ def test_a_drill_that_is_stopped_takes_its_faults_away(world: World):
 
 
 def test_an_alert_that_reads_something_else_than_it_should_is_found(world: World):
-    world.rules(re.escape("agentobs_journal_errors_total[10m]"), 'agentobs_attempts_total{outcome="refusal"}[10s]')
-    code, told, said = world.drill("--only", "AgentobsRefusalsRising", "--timeout", "90")
+    with world.broken(
+        re.escape("agentobs_journal_errors_total[10m]"), 'agentobs_attempts_total{outcome="refusal"}[10s]'
+    ):
+        code, told, said = world.drill("--only", "AgentobsRefusalsRising", "--timeout", "90")
     assert code == 4, said
     results = {row["alert"]: row["result"] for row in told["alerts"]}
     assert results == {"AgentobsRefusalsRising": "passed", "AgentobsJournalErrors": "unrelated"}
 
 
 def test_an_alert_that_was_deleted_stays_silent(world: World):
-    world.rules(r"  - alert: AgentobsRefusalsRising\n.*?(?=  - alert: )", "")
-    code, told, said = world.drill("--only", "AgentobsRefusalsRising", "--timeout", "15")
-    assert code == 4, said
-    assert [(row["alert"], row["result"]) for row in told["alerts"]] == [("AgentobsRefusalsRising", "stayed silent")]
-    code, told, _ = world.drill("--only", "AgentobsRefusalsRising", "--prometheus", world.stack.url("prometheus"))
-    assert code == 4
-    assert [(row["alert"], row["result"]) for row in told["alerts"]] == [("AgentobsRefusalsRising", "not loaded")]
+    with world.broken(r"  - alert: AgentobsRefusalsRising\n.*?(?=  - alert: )", ""):
+        code, told, said = world.drill("--only", "AgentobsRefusalsRising", "--timeout", "15")
+        assert code == 4, said
+        assert [(row["alert"], row["result"]) for row in told["alerts"]] == [
+            ("AgentobsRefusalsRising", "stayed silent")
+        ]
+        code, told, _ = world.drill("--only", "AgentobsRefusalsRising", "--prometheus", world.stack.url("prometheus"))
+        assert code == 4
+        assert [(row["alert"], row["result"]) for row in told["alerts"]] == [("AgentobsRefusalsRising", "not loaded")]

@@ -221,7 +221,7 @@ class Drill:
                 return
             if after_s - told_s >= TELL_EACH_S:
                 told_s = after_s
-                names = ", ".join(_named(scene) for scene in due)
+                names = ", ".join(scene.expected.alert for scene in due)
                 self.tell(f"  waiting for {names} {what}: {after_s:.0f} s of {self.timeout_s:.0f}")
             await self.clock.sleep(POLL_S)
 

@@ -85,6 +85,11 @@ class Api:
 
     async def send(self, method: str, path: str, body: object = None) -> httpx2.Response:
         answer = await self._request(method, path, body)
+        if answer.status_code in {401, 403}:
+            raise Unreachable(
+                f"{self.what} at {self.url} refuses the caller (status {answer.status_code}); for Grafana, name a user "
+                "in the URL and the file of its password (or that of a token) with --alerts-secret"
+            )
         if not answer.is_success:
             raise self._foreign(path, f"status {answer.status_code}")
         return answer
