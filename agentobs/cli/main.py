@@ -5,23 +5,22 @@ Whatever takes time to import is imported by the command that needs it: `agentob
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentobs.cli.drill.options import drill
 from agentobs.cli.groups import group
+from agentobs.cli.options import AsJson, RunId, Server
+from agentobs.cli.options import settings as _settings
+from agentobs.cli.options import wait as _wait
 from agentobs.cli.terminal import document, note, show
 from agentobs.runtime.loop import run_loop
 
 if TYPE_CHECKING:
     from agentobs.settings import Settings
-
-T = TypeVar("T")
-
 
 app = group(
     "Durable, observable multi-agent Claude workflows.\n\n"
@@ -30,12 +29,6 @@ app = group(
 )
 runs_app = group("The runs of a service, or of the journal file where no service answers.")
 app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
-
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Server: TypeAlias = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="The service to ask; else AGENTOBS_URL.")
-]
-RunId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its trace id.")]
 
 
 def _version(asked: bool) -> None:
@@ -372,15 +365,4 @@ def doctor(
     raise typer.Exit(examine(found, online=online, deep=deep, as_json=as_json))
 
 
-def _settings() -> Settings:
-    from agentobs.settings import Settings  # noqa: PLC0415
-
-    settings = Settings.load()
-    here = str(Path.cwd())
-    if settings.workflows and here not in sys.path:
-        sys.path.append(here)  # a console script does not look there; last, so that nothing of ours is shadowed
-    return settings
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+app.command(short_help="A fire drill: does each alert fire, and end?")(drill)

@@ -210,6 +210,22 @@ async def test_responses_carry_the_headers_of_the_api(http):
             assert timedelta(0) <= reset - datetime.now(UTC) + timedelta(seconds=1) <= timedelta(seconds=62)
 
 
+async def test_little_can_be_told_to_be_left_of_the_limits(http):
+    await http.put("/_faults", json=[{"fault": "low_limits", "left": 0.02}])
+    for more in ({}, {"stream": True}):
+        response = await http.post("/v1/messages", json={**ASK, **more})
+        assert response.status_code == 200
+
+        for kind in ("requests", "tokens", "input-tokens", "output-tokens"):
+            limit, remaining = (
+                int(response.headers[f"anthropic-ratelimit-{kind}-{n}"]) for n in ("limit", "remaining")
+            )
+            assert remaining == limit * 0.02
+    await http.delete("/_faults")
+    response = await http.post("/v1/messages", json=ASK)
+    assert int(response.headers["anthropic-ratelimit-requests-remaining"]) > 900_000
+
+
 # Streams
 
 
