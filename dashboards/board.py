@@ -91,9 +91,11 @@ def _variable(name: str, *, hidden: bool) -> dashboard_b.QueryVariable:
     query = f"label_values({_VALUES[name]}, {name})"
     made = dashboard_b.QueryVariable(name).label(name.capitalize()).datasource(PROMETHEUS).multi(True)
     made.include_all(True).all_value(".*").refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
-    made.sort(dashboard.VariableSort.ALPHABETICAL_ASC).definition(query)
+    made.sort(dashboard.VariableSort.ALPHABETICAL_ASC)
     made.query({"query": query, "refId": f"variable-{name}"})
     made.current(dashboard.VariableOption(selected=True, text=["All"], value=["$__all"]))
+    model = made.build()
+    model.auto = model.auto_min = model.auto_count = None  # of interval variables; the SDK gives them to all
     return made.hide(dashboard.VariableHide.HIDE_VARIABLE if hidden else dashboard.VariableHide.DONT_HIDE)
 
 

@@ -16,6 +16,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard, heatmap
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.table import Options as TableOptions
 
 from dashboards.colours import BAD, COLOURS, GOOD, QUANTILES
 
@@ -120,12 +121,12 @@ def number(face: Face, query: Query, *steps: tuple[float, str], decimals: int | 
     return panel
 
 
-def heat(face: Face, query: Query) -> heatmap_b.Panel:
-    """A histogram's buckets over time; its exemplars are the dots."""
+def heat(face: Face, query: Query, value: str) -> heatmap_b.Panel:
+    """A histogram's buckets over time; its exemplars are the dots. `value`: what a cell counts."""
     panel = _face(heatmap_b.Panel(), face)
     panel.with_target(_range(query, "A").format(PromQueryFormat.HEATMAP))
     panel.calculate(False).cell_gap(1).exemplars_color("rgba(255,255,255,0.8)")
-    panel.rows_frame(heatmap_b.RowsHeatmapOptions().value("runs a minute").layout(common.HeatmapCellLayout.LE))
+    panel.rows_frame(heatmap_b.RowsHeatmapOptions().value(value).layout(common.HeatmapCellLayout.LE))
     panel.color(
         heatmap_b.HeatmapColorOptions()
         .mode(heatmap.HeatmapColorMode.SCHEME)
@@ -157,7 +158,7 @@ class Column:
 
 def rows(face: Face, *columns: Column, sort: str = "") -> table.Panel:
     """A table of instant queries, merged by the labels that they share; `sort`: the column whose largest come first."""
-    panel = _face(table.Panel(), face)
+    panel = _face(_table(), face)
     asked = [column for column in columns if column.query]
     fields = {column.label: column for column in columns if column.label}
     for ref, column in zip(ascii_uppercase, asked, strict=False):
@@ -181,7 +182,7 @@ def rows(face: Face, *columns: Column, sort: str = "") -> table.Panel:
 
 def traces(face: Face, search: JaegerSearch) -> table.Panel:
     """The traces that a search in Jaeger finds; the data source makes each id a link to its trace."""
-    panel = _face(table.Panel(), face, JAEGER)
+    panel = _face(_table(), face, JAEGER)
     panel.with_target(search)
     for field, width in (("Trace ID", 310), ("Start time", 170), ("Duration", 100)):
         panel.override_by_name(field, [dashboard.DynamicConfigValue("custom.width", width)])
@@ -214,6 +215,14 @@ def link(
 def _face(panel: _P, face: Face, source: common.DataSourceRef = PROMETHEUS) -> _P:
     panel.id(int(face.id)).title(face.title).description(face.about).unit(face.unit).no_value(face.none)
     return panel.datasource(source)
+
+
+def _table() -> table.Panel:
+    panel = table.Panel()
+    options = panel.build().options
+    assert isinstance(options, TableOptions)
+    options.footer = None  # the SDK's default is one that Grafana no longer has
+    return panel
 
 
 def _range(query: Query, ref: str) -> prometheus.Dataquery:

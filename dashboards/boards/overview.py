@@ -86,7 +86,7 @@ def made() -> str:
                     id=Overview.IN_FLIGHT_NOW,
                     title="In flight",
                     about="Runs that are executed now, all processes together; 0 while runs are queued means that no "
-                    "process takes them: is the service up and ready?",
+                    "process takes them: see on the Service board whether it is up.",
                     unit=COUNT,
                 ),
                 Query(gauge("sum", names.RUNS_IN_FLIGHT, WORKFLOW)),
