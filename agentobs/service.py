@@ -225,7 +225,10 @@ class _Shown:
         assert self.journal is not None
         self._spans = await self.journal.pending_span_stats()
         while True:
-            self._queue = await self.journal.queue()
+            try:
+                self._queue = await self.journal.queue()
+            except Exception:  # noqa: BLE001 -- the next reading may work; without this task the gauges would stand still
+                self._queue = ()
             await asyncio.sleep(QUEUE_REFRESH_S)
 
     def refreshing(self, task: asyncio.Task[None]) -> Callable[[], Coroutine[Any, Any, None]]:

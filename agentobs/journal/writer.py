@@ -269,7 +269,7 @@ class Writer:
         self.errors += 1
         if self.trouble != reason:
             self.trouble = reason
-            _log.warning("journal.paused")
+            _log.warning("journal.paused", extra={"reason": reason})
         was_closing = self._closing
         with self._wake:
             if was_closing:
