@@ -41,6 +41,8 @@ from agentobs.setting_types import (
 MIB: Final = 1024 * 1024
 # What variables that ask for prompts and answers in telemetry are called, and how they say that they do not.
 _CONTENT: Final = re.compile(r"(OTEL|AGENTOBS)_.*(CAPTURE_.*(CONTENT|MESSAGE|BODY)|GENAI_(UPLOAD_|COMPLETION_HOOK)).*")
+# Compose and Kubernetes mount secrets here, readable by all: only the one container sees them.
+_MOUNTED: Final = Path("/run/secrets")
 _NO_CONTENT: Final = frozenset({"false", "0", "no", "off", "none", "no_content", "no_op"})
 
 
@@ -124,9 +126,16 @@ class Settings(BaseSettings):
         None, "How log lines are written.", shown="json (console on a terminal)"
     )
     log_file: Path | None = _setting(None, "Where log lines go; reopened on SIGHUP and when moved.", shown="(stderr)")
+    trace_sample: float = Field(
+        1, ge=0, le=1, description="The share of healthy runs whose traces are exported; other runs' always are."
+    )
+    trace_slow_s: Seconds = _setting(60, "A run that lasts as many seconds or more always has its trace exported.")
     url: WebUrl = _setting("http://127.0.0.1:8080", "Where the command line finds a service.")
 
     anthropic_api_key: SecretStr | None = _setting(None, "The key for the Anthropic API.", "ANTHROPIC_API_KEY")
+    anthropic_api_key_file: Path | None = _setting(
+        None, "A file that holds this key, instead of ANTHROPIC_API_KEY.", "ANTHROPIC_API_KEY_FILE"
+    )
     anthropic_base_url: WebUrl = _setting(
         "https://api.anthropic.com", "Where the Anthropic API (or the simulator) is.", "ANTHROPIC_BASE_URL"
     )
@@ -161,6 +170,7 @@ class Settings(BaseSettings):
     )
 
     _api_key: str | None = PrivateAttr(default=None)
+    _model_key: str | None = PrivateAttr(default=None)
     _sdk_key: bool = PrivateAttr(default=False)
     _ignored: tuple[str, ...] = PrivateAttr(default=())
     _unknown: tuple[tuple[str, str | None], ...] = PrivateAttr(default=())
@@ -190,19 +200,25 @@ class Settings(BaseSettings):
         return settings
 
     def _problems(self) -> Iterator[str]:
-        """What is wrong between settings; reads the key file on the way."""
+        """What is wrong between settings; reads the key files on the way."""
         protocol = self.otlp_traces_protocol or self.otlp_protocol
         if protocol != "http/protobuf":
             variable = f"OTEL_EXPORTER_OTLP_{'TRACES_' if self.otlp_traces_protocol else ''}PROTOCOL"
             why = "; gRPC is refused since OTLP over HTTP alone tells which spans were taken" * (protocol == "grpc")
             yield f"{variable} is {protocol!r:.40}, expected http/protobuf (a Collector's port 4318){why}"
-        if self.api_key_file:
-            try:
-                self._read_key(self.api_key_file)
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
-                yield f"AGENTOBS_API_KEY_FILE is {str(self.api_key_file)!r}: {reason}; expected a file with one key"
-        elif not is_loopback(self.host) or "*" in self.allowed_hosts:
+        if self.anthropic_api_key and self.anthropic_api_key_file:
+            yield "ANTHROPIC_API_KEY and ANTHROPIC_API_KEY_FILE are both set; expected one of them"
+        elif self.anthropic_api_key:
+            self._model_key = self.anthropic_api_key.get_secret_value()
+        try:
+            self._api_key = self._key_in("AGENTOBS_API_KEY_FILE", self.api_key_file, 16)
+        except ValueError as error:
+            yield str(error)
+        try:
+            self._model_key = self._key_in("ANTHROPIC_API_KEY_FILE", self.anthropic_api_key_file, 1) or self._model_key
+        except ValueError as error:
+            yield str(error)
+        if not self.api_key_file and (not is_loopback(self.host) or "*" in self.allowed_hosts):
             named = f"AGENTOBS_HOST is {self.host!r}" if not is_loopback(self.host) else "AGENTOBS_ALLOWED_HOSTS is '*'"
             if not self.insecure:
                 yield (
@@ -211,21 +227,32 @@ class Settings(BaseSettings):
                 )
             self._notes.append(f"AGENTOBS_INSECURE=1: {named} and no key is asked for")
 
-    def _read_key(self, path: Path) -> None:
-        key = path.read_text(encoding="ascii", errors="replace").strip()
-        if not re.fullmatch(r"[\x21-\x7e]{16,}", key):
-            raise ValueError(
-                "it is empty" if not key else "its content is not one line of at least 16 visible ASCII characters"
-            )
-        if path.stat().st_mode & stat.S_IROTH:
-            note = f"AGENTOBS_API_KEY_FILE {str(path)!r} can be read by every user of this machine; chmod 600 it"
-            self._notes.append(note)
-        self._api_key = key
+    def _key_in(self, name: str, path: Path | None, least: int) -> str | None:
+        """The key of `least` characters or more in the file that the setting `name` names. Raises ValueError."""
+        if path is None:
+            return None
+        try:
+            key = path.read_text(encoding="ascii", errors="replace").strip()
+            everyone = path.stat().st_mode & stat.S_IROTH
+        except OSError as error:
+            raise ValueError(f"{name} is {str(path)!r}: {error.strerror}; expected a file with one key") from None
+        if len(key) < least or not re.fullmatch(r"[\x21-\x7e]+", key):
+            length = f" of at least {least}" if least > 1 else " of"
+            why = f"its content is not one line{length} visible ASCII characters" if key else "it is empty"
+            raise ValueError(f"{name} is {str(path)!r}: {why}; expected a file with one key")
+        if everyone and not path.resolve().is_relative_to(_MOUNTED):
+            self._notes.append(f"{name} {str(path)!r} can be read by every user of this machine; chmod 600 it")
+        return key
 
     @property
     def has_model_key(self) -> bool:
         """Whether the model client will find a key: ours, or one that its SDK reads by itself."""
-        return self.anthropic_api_key is not None or self._sdk_key
+        return self._model_key is not None or self._sdk_key
+
+    @property
+    def model_key(self) -> str | None:
+        """The key for the Anthropic API, from whichever of the two settings; None: its SDK is left to find one."""
+        return self._model_key
 
     @property
     def api_key(self) -> str | None:

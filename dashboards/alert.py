@@ -26,8 +26,8 @@ UNITS: Final[dict[Unit, str]] = {
 class Alert:
     """`expr` compared with the threshold, where `guard` holds; without a threshold, whatever `expr` returns.
 
-    `by` are the labels that its series have. `summary` names labels and the value in braces. `on_error` is Grafana's
-    state when Prometheus does not answer: a single alert tells that, else each of them would.
+    `by` are the labels that its series have, and the guard's. `summary` names labels and the value in braces.
+    `on_error` is Grafana's state when Prometheus does not answer: one alert tells that, else each of them would.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Alert:
 
     @property
     def _guard(self) -> str:
-        return f"\nand on ({', '.join(self.by)}) (\n{self.guard}\n)" if self.guard else ""
+        return f"\nand (\n{self.guard}\n)" if self.guard else ""
 
     @property
     def dashboard(self) -> str:

@@ -62,7 +62,8 @@ def _burn(windows: tuple[tuple[float, str, str], ...]) -> str:
 
 
 def _share(part: str, whole: str) -> str:
-    return f"{part}\n/\n({whole} > 0)"
+    """Guarded by a least number of the part: so the whole is above 0."""
+    return f"{part}\n/\n{whole}"
 
 
 def _worst(metric: names.Metric, *by: str) -> str:
@@ -135,7 +136,7 @@ ALERTS: Final = (
         # Its own day before is the measure: seconds for one workflow, an hour for another. The last hour is left out of
         # it, so that slowness does not become its own measure at once. Silent while there is no day before.
         guard=f"{RUN_P95} > {RUN_SLOW_FACTOR} * avg_over_time({RUN_P95}[1d] offset 1h)\n"
-        f"and on (workflow) {SUCCEEDED_RUNS} >= {MIN_RUNS}",
+        f"and {SUCCEEDED_RUNS} >= {MIN_RUNS}",
         by=OF_WORKFLOW,
         unit="seconds",
         for_="5m",
@@ -379,7 +380,7 @@ ALERTS: Final = (
         name="AgentobsMetricsAbsent",
         severity="critical",
         # No target at all, or one that answers with something else; a target that does not answer is AgentobsDown.
-        expr=f"absent({select(names.BUILD_INFO, JOB)}) unless on (job) max by (job) ({UP}) == 0",
+        expr=f"absent({select(names.BUILD_INFO, JOB)}) unless on () max ({UP}) == 0",
         threshold=None,
         by=("job",),
         for_="2m",

@@ -18,7 +18,7 @@ INTERVAL: Final = "30s"  # a multiple of 10 s
 CONTACT: Final = "agentobs-webhook"
 NEVER: Final = "never"
 # Annotations are made for a rule without series too, and one without a value would be an error in the log each time.
-VALUE: Final = "{{ with .Values.A }}{{ .Value | {unit} }}{{ end }}"
+VALUE: Final = "{{ with .Values.A }}{{ .Value | {unit} }}{{ else }}?{{ end }}"
 # Values are never negative: this holds for whatever a query returns.
 ANYTHING: Final = {"type": "gt", "params": [-1]}
 

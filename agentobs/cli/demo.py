@@ -58,7 +58,7 @@ ACTS: Final = (
 
 def demo(*, real: bool) -> int:
     """Play it; the exit code: 0 when every run ended as announced."""
-    if real and not os.environ.get("ANTHROPIC_API_KEY", "").strip():
+    if real and not any(os.environ.get(f"ANTHROPIC_API_KEY{end}", "").strip() for end in ("", "_FILE")):
         raise UsageError(
             "--real needs a key: ANTHROPIC_API_KEY is not set; set it, or leave --real out to use a simulated API"
         )

@@ -5,23 +5,22 @@ Whatever takes time to import is imported by the command that needs it: `agentob
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentobs.cli.drill.options import drill
 from agentobs.cli.groups import group
+from agentobs.cli.options import AsJson, RunId, Server
+from agentobs.cli.options import settings as _settings
+from agentobs.cli.options import wait as _wait
 from agentobs.cli.terminal import document, note, show
 from agentobs.runtime.loop import run_loop
 
 if TYPE_CHECKING:
     from agentobs.settings import Settings
-
-T = TypeVar("T")
-
 
 app = group(
     "Durable, observable multi-agent Claude workflows.\n\n"
@@ -30,12 +29,6 @@ app = group(
 )
 runs_app = group("The runs of a service, or of the journal file where no service answers.")
 app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
-
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Server: TypeAlias = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="The service to ask; else AGENTOBS_URL.")
-]
-RunId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its trace id.")]
 
 
 def _version(asked: bool) -> None:
@@ -111,6 +104,35 @@ def demo(
     from agentobs.cli.demo import demo as show_demo  # noqa: PLC0415
 
     raise typer.Exit(show_demo(real=real))
+
+
+@app.command(short_help="Send mixed runs to a service, from a seed.")
+def traffic(
+    rate: Annotated[float, typer.Option(help="Runs a minute; they arrive at random.")] = 6.0,
+    for_s: Annotated[float | None, typer.Option("--for", metavar="SECONDS", help="Else until it is stopped.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed: the same runs.")] = None,
+    simulator: Annotated[
+        str | None, typer.Option(metavar="URL", help="The simulator that the service calls; its bill has to show it.")
+    ] = None,
+    fault_share: Annotated[float, typer.Option(help="Let this share of requests fail there, 0.02 for example.")] = 0.0,
+    spend_real_money: Annotated[
+        bool, typer.Option("--spend-real-money", help="Instead of --simulator: pay for every run.")
+    ] = False,
+    server: Server = None,
+) -> None:
+    """Send runs of the example workflows to a service, and print once a minute how they ended. SIGTERM ends it."""
+    from agentobs.cli import traffic as sending  # noqa: PLC0415
+    from agentobs.cli.http import client  # noqa: PLC0415
+
+    plan = sending.Plan(
+        rate=rate,
+        for_s=for_s,
+        seed=seed,
+        simulator=simulator,
+        fault_share=fault_share,
+        spend_real_money=spend_real_money,
+    )
+    _wait(sending.traffic(client(_settings(), server), plan))
 
 
 # ---- runs ----
@@ -343,15 +365,4 @@ def doctor(
     raise typer.Exit(examine(found, online=online, deep=deep, as_json=as_json))
 
 
-def _settings() -> Settings:
-    from agentobs.settings import Settings  # noqa: PLC0415
-
-    settings = Settings.load()
-    here = str(Path.cwd())
-    if settings.workflows and here not in sys.path:
-        sys.path.append(here)  # a console script does not look there; last, so that nothing of ours is shadowed
-    return settings
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+app.command(short_help="A fire drill: does each alert fire, and end?")(drill)

@@ -1,4 +1,4 @@
-"""Lists: runs, workflows, settings."""
+"""Lists: runs, workflows, settings, and any other rows."""
 
 from __future__ import annotations
 
@@ -127,3 +127,21 @@ def settings(rows: Sequence[tuple[str, str, str]]) -> list[Text]:
         )
         for name, value, origin in rows
     ]
+
+
+def grid(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[str] = (), styles: Sequence[str]
+) -> list[Text]:
+    """Any rows under their heads, which the columns named in `right` end at; the last cell is styled by row."""
+    columns = [_Column(name, name in set(right)) for name in head]
+    shown = [[clean(cell) for cell in row] for row in rows]
+    sizes = {
+        column: max(len(row[at]) for row in ([column.head for column in columns], *shown))
+        for at, column in enumerate(columns)
+    }
+    gap = " " * _GAP
+    lines = [Text(gap.join(_padded(column.head, column, sizes) for column in columns).rstrip(), DIM)]
+    for row, style in zip(shown, styles, strict=True):
+        cells = [_padded(cell, column, sizes) for cell, column in zip(row, columns, strict=True)]
+        lines.append(Text.assemble(gap.join(cells[:-1]) + gap, (cells[-1].rstrip(), style)))
+    return lines

@@ -6,7 +6,8 @@ Fields that only some faults have:
     `after_deltas` (else half of them), `after_usage` (only `message_stop` is missing), `clean` (false: no end
     of the body either); `error_in_stream`: `after_deltas`, `first` (nothing before it), `message`; `garbage`:
     `content_type` (else text/html); `refusal`: `category`, `explanation`; `misfit` (an answer
-    that does not fit the schema that was asked for): `text`, the whole of it.
+    that does not fit the schema that was asked for): `text`, the whole of it; `low_limits` (a good answer whose
+    headers say that little is left): `left`, the share of each rate limit.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def _is_count(value: Any) -> bool:
 _BOOL = _Field("true or false", lambda value: isinstance(value, bool))
 _TEXT = _Field("a text", lambda value: isinstance(value, str))
 _SECONDS = _Field("a number of seconds, 0 or more", lambda value: _is_number(value) and value >= 0)
+_SHARE = _Field("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 _DELTAS = _Field("a whole number of deltas, 0 or more", lambda value: _is_count(value) and value >= 0)
 _ERROR = {"message": _TEXT, "should_retry": _BOOL, "retry_after_s": _SECONDS}
 
@@ -68,6 +70,7 @@ FAULTS: Mapping[str, Mapping[str, _Field]] = {
     },
     "max_tokens": {},
     "misfit": {"text": _TEXT},
+    "low_limits": {"left": _Field(_SHARE.expected, _SHARE.accepts, required=True)},
 }
 _COMMON: Mapping[str, _Field] = {
     "fault": _Field(
@@ -75,7 +78,7 @@ _COMMON: Mapping[str, _Field] = {
     ),
     "match": _Field("an object", lambda value: isinstance(value, dict)),
     "times": _Field("a whole number, 1 or more", lambda value: _is_count(value) and value >= 1),
-    "probability": _Field("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "probability": _SHARE,
     "after_s": _SECONDS,
     "for_s": _SECONDS,
 }

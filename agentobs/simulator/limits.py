@@ -36,8 +36,8 @@ class RateLimits:
         self._wall_clock = wall_clock
         self._used: dict[str, _Used] = {}
 
-    def headers(self, model: str, input_tokens: int, output_tokens: int) -> dict[str, str]:
-        """Count one request and say what is left."""
+    def headers(self, model: str, input_tokens: int, output_tokens: int, left: float | None = None) -> dict[str, str]:
+        """Count one request and say what is left; `left` is a share of each limit to be told instead."""
         window = int(self._wall_clock()) // _WINDOW_S
         used = self._used.get(model)
         if used is None or used.window != window:
@@ -45,6 +45,9 @@ class RateLimits:
         used.requests += 1
         used.input += input_tokens
         used.output += output_tokens
+        if left is not None:
+            gone = 1 - left
+            used = _Used(window, round(REQUESTS * gone), round(INPUT_TOKENS * gone), round(OUTPUT_TOKENS * gone))
         return _headers(used, window)
 
     def exhausted(self, model: str) -> dict[str, str]:

@@ -193,7 +193,9 @@ def _reply(provider: Provider, ask: _Ask, rule: Rule) -> _Reply:
         seconds=provider.latency_s * (0.75 + answer.output_tokens / 500),
         delay_s=rule.options.get("delay_s", 0.0),
         rule=rule,
-        headers=provider.limits.headers(ask.model.answers_as, charge.input + charge.written, answer.output_tokens),
+        headers=provider.limits.headers(
+            ask.model.answers_as, charge.input + charge.written, answer.output_tokens, rule.options.get("left")
+        ),
     )
 
 

@@ -148,7 +148,7 @@ def made() -> str:
                     "fails its users: click its line to see with which errors.",
                     unit=SHARE,
                 ),
-                Query(share(rate(*SUCCEEDED_RUNS, by=BY), rate(*WANTED_RUNS, by=BY)), "{{workflow}}"),
+                Query(share(rate(*SUCCEEDED_RUNS, by=BY), rate(*WANTED_RUNS, by=BY)), "{{workflow}}", exemplar=True),
                 limit=SUCCESS_OBJECTIVE,
                 below=True,
                 top=1,

@@ -225,6 +225,8 @@ def test_the_shape_of_a_key_is_told_and_never_the_key(key, base_url, sdk_finds, 
 def test_a_key_is_said_to_look_like_one_only_if_it_does():
     assert "looks like a key" in local.model_key(SECRET, base_url="http://gateway", sdk_finds=False).found
     assert "looks like" not in local.model_key("any", base_url="http://127.0.0.1:9100", sdk_finds=False).found
+    in_file = local.model_key("any", base_url="https://api.anthropic.com", sdk_finds=False, in_file=True)
+    assert in_file.found.startswith("ANTHROPIC_API_KEY_FILE is set and does not begin with")
 
 
 def test_what_the_sdk_finds_by_itself_counts(clean, tmp_path):

@@ -210,6 +210,22 @@ async def test_responses_carry_the_headers_of_the_api(http):
             assert timedelta(0) <= reset - datetime.now(UTC) + timedelta(seconds=1) <= timedelta(seconds=62)
 
 
+async def test_little_can_be_told_to_be_left_of_the_limits(http):
+    await http.put("/_faults", json=[{"fault": "low_limits", "left": 0.02}])
+    for more in ({}, {"stream": True}):
+        response = await http.post("/v1/messages", json={**ASK, **more})
+        assert response.status_code == 200
+
+        for kind in ("requests", "tokens", "input-tokens", "output-tokens"):
+            limit, remaining = (
+                int(response.headers[f"anthropic-ratelimit-{kind}-{n}"]) for n in ("limit", "remaining")
+            )
+            assert remaining == limit * 0.02
+    await http.delete("/_faults")
+    response = await http.post("/v1/messages", json=ASK)
+    assert int(response.headers["anthropic-ratelimit-requests-remaining"]) > 900_000
+
+
 # Streams
 
 
@@ -672,6 +688,17 @@ async def test_the_bill_lists_every_request_in_order_with_the_callers_reference(
     for name, total in bill["totals"].items():
         assert total == sum(line["usage"][name] for line in bill["requests"])
     assert bill == sim.bill.report()
+
+
+async def test_the_bill_of_one_reference_holds_its_lines_alone(client, http):
+    for name in ("one", "two", "one"):
+        await client.messages.create(**ASK, extra_headers={"x-agentobs-attempt": name})
+    whole = (await http.get("/_bill")).json()["requests"]
+    one = (await http.get("/_bill", params={"client_ref": "one"})).json()
+    assert one["requests"] == [whole[0], whole[2]]
+    assert one["totals"] == {name: 2 * count for name, count in whole[0]["usage"].items()}
+    none = (await http.get("/_bill", params={"client_ref": "three"})).json()
+    assert none == {"requests": [], "totals": NOTHING.as_json()}
 
 
 async def test_an_emptied_bill_is_empty(client, http):

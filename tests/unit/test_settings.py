@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentobs import settings as settings_module
 from agentobs.errors import InvalidSettings
 from agentobs.setting_docs import markdown, rows
 from agentobs.settings import Settings
@@ -93,6 +94,7 @@ def test_every_variable_of_the_interface_is_a_setting():
         "AGENTOBS_LOG_FILE",
         "AGENTOBS_URL",
         "ANTHROPIC_API_KEY",
+        "ANTHROPIC_API_KEY_FILE",
         "ANTHROPIC_BASE_URL",
         "OTEL_SERVICE_NAME",
         "OTEL_RESOURCE_ATTRIBUTES",
@@ -285,6 +287,65 @@ def test_a_key_file_that_everyone_can_read_is_warned_of(load, key_file):
     settings = load(AGENTOBS_API_KEY_FILE=str(key_file))
     assert settings.api_key == KEY
     assert any("every user of this machine" in warning for warning in settings.warnings())
+
+
+def test_a_secret_that_a_container_is_given_is_not_warned_of_though_everyone_can_read_it(load, key_file, monkeypatch):
+    key_file.chmod(0o644)
+    monkeypatch.setattr("agentobs.settings._MOUNTED", key_file.parent)
+    link = key_file.with_name("link")
+    link.symlink_to(key_file)
+    assert load(AGENTOBS_API_KEY_FILE=str(key_file), ANTHROPIC_API_KEY_FILE=str(link)).warnings() == ()
+    monkeypatch.undo()
+    assert Path("/run/secrets/x").is_relative_to(settings_module._MOUNTED)
+
+
+# ---- the model's key ----
+
+
+def test_the_models_key_is_read_from_a_file_and_shown_nowhere(load, key_file):
+    settings = load(ANTHROPIC_API_KEY_FILE=str(key_file))
+    assert (settings.model_key, settings.has_model_key) == (KEY, True)
+    assert settings.api_key is None
+    found = {row.name: row for row in rows(settings)}
+    assert found["ANTHROPIC_API_KEY_FILE"].value == str(key_file)
+    assert KEY not in repr(settings) + repr(list(found.values()))
+    key_file.write_text("x")  # what a key is, is up to ANTHROPIC_BASE_URL: the simulator takes any
+    assert load(ANTHROPIC_API_KEY_FILE=str(key_file)).model_key == "x"
+
+
+def test_the_models_key_is_given_once(load, key_file):
+    said = refusal(load, ANTHROPIC_API_KEY="sk-hunter2", ANTHROPIC_API_KEY_FILE=str(key_file))
+    assert "ANTHROPIC_API_KEY and ANTHROPIC_API_KEY_FILE are both set; expected one" in said
+    assert "hunter2" not in said
+    assert load(ANTHROPIC_API_KEY="sk-1", ANTHROPIC_API_KEY_FILE="").model_key == "sk-1"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "it is empty"),
+        (" \n", "it is empty"),
+        ("two words", "its content is not one line of visible"),
+        ("a\nb", "its content is not one line of"),
+    ],
+)
+def test_a_file_without_the_models_key_is_refused_and_its_content_not_shown(load, key_file, content, why):
+    key_file.write_text(content)
+    said = refusal(load, ANTHROPIC_API_KEY_FILE=str(key_file))
+    assert f"ANTHROPIC_API_KEY_FILE is {str(key_file)!r}: {why}" in said
+    assert "words" not in said
+
+
+def test_every_unusable_key_file_is_told_at_once(load, tmp_path):
+    none = str(tmp_path / "none")
+    said = refusal(load, ANTHROPIC_API_KEY_FILE=none, AGENTOBS_API_KEY_FILE=none)
+    assert said.count("No such file") == 2
+
+
+def test_a_models_key_that_everyone_can_read_is_warned_of(load, key_file):
+    key_file.chmod(0o644)
+    (warning,) = load(ANTHROPIC_API_KEY_FILE=str(key_file)).warnings()
+    assert warning.startswith("ANTHROPIC_API_KEY_FILE") and "every user" in warning
 
 
 # ---- OpenTelemetry's own variables ----

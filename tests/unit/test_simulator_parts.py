@@ -195,8 +195,9 @@ def picked(made, times=1, model="m", text=""):
 
 
 def test_every_fault_has_a_rule():
+    required = {"slow": {"delay_s": 1}, "low_limits": {"left": 0.1}}
     for name in FAULTS:
-        assert picked(faults({"fault": name} | ({"delay_s": 1} if name == "slow" else {}))) == [name]
+        assert picked(faults({"fault": name} | required.get(name, {}))) == [name]
 
 
 def test_a_rule_is_used_up_and_the_next_takes_over():

@@ -82,7 +82,7 @@ async def _reached(settings: Settings, *, online: bool) -> list[Finding]:
     from agentobs.service import try_export  # noqa: PLC0415
     from agentobs.workflows import REGISTRY  # noqa: PLC0415
 
-    key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else None
+    key = settings.model_key
     base, url = settings.anthropic_base_url, settings.url.rstrip("/")
     began = time.monotonic()
     declared = tuple(REGISTRY.values())
@@ -107,7 +107,7 @@ async def _reached(settings: Settings, *, online: bool) -> list[Finding]:
         finally:
             await wire.close()
     return [
-        local.model_key(key, base_url=base, sdk_finds=held),
+        local.model_key(key, base_url=base, sdk_finds=held, in_file=settings.anthropic_api_key_file is not None),
         network.model_api(base, api),
         *tried,
         *local.providers([one for one in users(declared) if one != "anthropic"], lacking),

@@ -26,9 +26,9 @@ def settings_found(settings: Settings) -> list[Finding]:
     return told or [ok("settings", "valid, none unknown or ignored")]
 
 
-def model_key(key: str | None, *, base_url: str, sdk_finds: bool) -> Finding:
+def model_key(key: str | None, *, base_url: str, sdk_finds: bool, in_file: bool = False) -> Finding:
     """`sdk_finds`: the SDK finds credentials by itself (ANTHROPIC_AUTH_TOKEN, its own files)."""
-    name = "model key"
+    name, variable = "model key", "ANTHROPIC_API_KEY_FILE" if in_file else "ANTHROPIC_API_KEY"
     if key is None:
         if sdk_finds:
             return ok(name, "the Anthropic SDK finds credentials of its own (ANTHROPIC_AUTH_TOKEN, or its files)")
@@ -40,18 +40,18 @@ def model_key(key: str | None, *, base_url: str, sdk_finds: bool) -> Finding:
     if key != key.strip() or not key.isascii() or not key.isprintable():
         return problem(
             name,
-            "ANTHROPIC_API_KEY holds white space or characters that no key has",
+            f"{variable} holds white space or characters that no key has",
             "set it anew, without line breaks or quotes around it",
         )
     if urlsplit(base_url).hostname == _ANTHROPIC and not key.startswith(_KEY_BEGINS):
         return warning(
             name,
-            f"ANTHROPIC_API_KEY is set and does not begin with {_KEY_BEGINS!r}, as keys of {_ANTHROPIC} do",
+            f"{variable} is set and does not begin with {_KEY_BEGINS!r}, as keys of {_ANTHROPIC} do",
             "compare it with the key in the Anthropic Console; --online tries it",
         )
     if not key.startswith(_KEY_BEGINS):
-        return ok(name, "ANTHROPIC_API_KEY is set; what a key is, is up to ANTHROPIC_BASE_URL, and --online tries it")
-    return ok(name, "ANTHROPIC_API_KEY is set, and looks like a key")
+        return ok(name, f"{variable} is set; what a key is, is up to ANTHROPIC_BASE_URL, and --online tries it")
+    return ok(name, f"{variable} is set, and looks like a key")
 
 
 def providers(used: Iterable[str], unready: Iterable[str]) -> list[Finding]:
