@@ -101,4 +101,4 @@ def _variable(name: str, *, hidden: bool) -> dashboard_b.QueryVariable:
 
 def _annotation(name: str, expr: str, colour: str, title: str, text: str) -> dashboard_b.AnnotationQuery:
     made = dashboard_b.AnnotationQuery().name(name).datasource(PROMETHEUS).enable(True).icon_color(colour)
-    return made.expr(expr).title_format(title).text_format(text).step("15s")
+    return made.expr(expr).title_format(title).text_format(text).step("1m")
