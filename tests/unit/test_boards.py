@@ -23,6 +23,7 @@ PANELS = [pytest.param(panel, id=f"{name}/{panel['id']}") for name in BOARDS for
 QUERIES = [pytest.param(query, id=query.where) for query in queries()]
 TARGET_LABELS = {"job", "instance"}
 VALUES = {
+    (names.WORKFLOW_INFO.name, "version"): {""},  # none is said
     ("agentobs_runs_total", "outcome"): {SUCCEEDED, FAILED, CANCELLED},
     ("agentobs_steps_total", "outcome"): {SUCCEEDED, FAILED, CANCELLED, INTERRUPTED},
     ("agentobs_steps_total", "kind"): {AGENT, TOOL, FUNCTION},
