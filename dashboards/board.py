@@ -38,10 +38,10 @@ _STARTS: Final = (
     f"{_BUILD} and on (instance) resets({select(names.LOOP_LAG, JOB, window='$__rate_interval', part='_count')}) > 0"
     f" or {_BUILD} unless {_BUILD} offset $__rate_interval"
 )
-# What was not there before the step: a workflow whose code says another version of itself.
-_VERSIONS: Final = aggregate("max", ("workflow", "version"))
-_WORKFLOW: Final = select(names.WORKFLOW_INFO, 'workflow=~"$workflow"', 'version!=""')
-_NEW: Final = f"{_VERSIONS} ({_WORKFLOW}) unless {_VERSIONS} ({_WORKFLOW} offset $__rate_interval)"
+_OF_WORKFLOW: Final = aggregate("max", names.WORKFLOW_INFO.labels)
+_RUN: Final = select(names.WORKFLOW_INFO, 'version!=""')
+_RUN_BEFORE: Final = f"max_over_time({select(names.WORKFLOW_INFO, window='1h')} offset $__rate_interval)"
+_DEPLOYS: Final = f"{_OF_WORKFLOW} ({_RUN}) unless {_OF_WORKFLOW} ({_RUN_BEFORE})"
 FIRING: Final = 'ALERTS{alertstate="firing", severity!="none"}'  # all but the watchdog, which fires always
 # When the condition of what fires began to hold, in ms: a line at that time and not a band until the end.
 _BEGAN: Final = f"1000 * (ALERTS_FOR_STATE and ignoring (alertstate) {FIRING})"
@@ -71,7 +71,9 @@ def board(kind: type[Panel], about: str, variables: tuple[str, ...], *rows: Row)
     for name in VARIABLES:
         made.with_variable(_variable(name, hidden=name not in variables))
     made.annotation(_annotation("Starts", _STARTS, BLUE, "agentobs {{version}} started", "{{instance}}"))
-    made.annotation(_annotation("Versions", _NEW, BLUE, "{{workflow}} {{version}}", "a new version of the workflow"))
+    made.annotation(
+        _annotation("New versions", _DEPLOYS, BLUE, "{{workflow}} {{version}}", "not run for an hour before")
+    )
     alerts = _annotation("Firing alerts", _BEGAN, BAD, "{{alertname}}", "{{workflow}} {{model}} {{agent}}")
     made.annotation(alerts.use_value_for_time(True))
     for other, title in TITLES.items():

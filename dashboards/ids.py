@@ -88,6 +88,7 @@ class Service(IntEnum):
     SPANS_PENDING_NOW = 13
     DISK_FREE_NOW = 14
     COLLECTOR_QUEUE = 15
+    WORKFLOW_VERSIONS = 16
 
 
 Panel: TypeAlias = Overview | Workflow | Models | Money | Service

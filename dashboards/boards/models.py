@@ -173,6 +173,7 @@ def made() -> str:
                 below=True,
                 top=1,
             ),
+            widths=(7, 7, 10),  # three limits a model: the last has the longest legend
         ),
         row(
             8,

@@ -62,6 +62,18 @@ def made() -> str:
                 Column(title="Version", label="version"),
                 Column(query=gauge("max", names.BUILD_INFO, JOB, by=("instance", "version"))),
             ),
+            rows(
+                Face(
+                    id=Service.WORKFLOW_VERSIONS,
+                    title="Versions of workflows",
+                    about="Which version of each workflow's code is run; two of one workflow for longer than a deploy "
+                    "takes mean that it did not reach all processes.",
+                    unit=TEXT,
+                ),
+                Column(title="Workflow", label="workflow"),
+                Column(title="Version", label="version"),
+                Column(query=gauge("max", names.WORKFLOW_INFO, by=names.WORKFLOW_INFO.labels)),
+            ),
             number(
                 Face(
                     id=Service.SPANS_PENDING_NOW,
