@@ -12,7 +12,7 @@ from agentobs.simulator import faults as simulator
 from tests.acceptance.harness import TERMINAL, until
 from tests.stack.runner import Stack
 
-# Each is aimed at a run by a word of its prompt. What is retried is met once; the rest ends its run.
+# Each is aimed at a run by words of its prompt. What is survived is met once; the rest ends its run.
 FAULTS: list[dict[str, Any]] = [
     {"fault": "rate_limited", "retry_after_s": 0.2, "match": {"contains": "Research: rate limits"}, "times": 1},
     {"fault": "overloaded", "match": {"contains": "Research: overload"}, "times": 1},
@@ -22,6 +22,7 @@ FAULTS: list[dict[str, Any]] = [
     {"fault": "garbage", "match": {"contains": "Research: garbage"}, "times": 1},
     {"fault": "cut_stream", "after_deltas": 3, "match": {"contains": "Write about: cut streams"}, "times": 1},
     {"fault": "error_in_stream", "after_deltas": 2, "match": {"contains": "Write about: broken streams"}, "times": 1},
+    {"fault": "low_limits", "left": 0.5, "match": {"contains": "Research: low limits"}, "times": 1},
     {"fault": "hang", "match": {"contains": "Check"}, "times": 1},
     {"fault": "misfit", "text": "{}", "match": {"contains": "a misfit"}, "times": 1},
     # No misfit to the critic's schema, but what it would not say by itself.
@@ -35,7 +36,17 @@ FAULTS: list[dict[str, Any]] = [
     {"fault": "hang", "after_deltas": 2, "match": {"contains": "Write it, until killed"}, "times": 1},
 ]
 EVERYTHING_FAILS = [{"fault": "bad_request", "message": "the drill"}]
-RETRIED = ("rate limits", "overload", "server errors", "slowness", "resets", "garbage", "cut streams", "broken streams")
+SURVIVED = (
+    "rate limits",
+    "overload",
+    "server errors",
+    "slowness",
+    "resets",
+    "garbage",
+    "cut streams",
+    "broken streams",
+    "low limits",
+)
 FAILING = {"nonsense": "invalid_request", "no key": "authentication", "a refusal": "refusal", "too long": "max_tokens"}
 CALLER = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
 
@@ -94,7 +105,7 @@ def run(client: Client) -> dict[str, str]:
     runs = {"resumed": client.submit("article", {"goal": "what is resumed"})}
     assert client.ended(runs["resumed"])["status"] == "failed"
     runs["plain"] = client.submit("article", {"goal": "tea"}, traceparent=f"00-{CALLER[0]}-{CALLER[1]}-01")
-    for goal in RETRIED:
+    for goal in SURVIVED:
         runs[goal] = client.submit("article", {"goal": goal})
     runs["report"] = client.submit("report", {"question": "Is tea better than coffee?"})
     runs["notes"] = client.submit("release_notes", {"version": "1.0", "changes": ["Tea is served"], "rounds": 3})

@@ -127,7 +127,7 @@ def test_secrets_are_those_that_exist_and_all_are_used():
     used = {secret for one in stack.services.values() for secret in one.secrets}
     assert used == set(stack.secrets)
     assert {Path(file).parent for file in stack.secrets.values()} == {Path("deploy/secrets")}
-    for service in stack.services.values():
+    for service in (one for mode in modes() for one in mode.services.values()):
         files = [ROOT / mount.source for mount in service.mounts if not mount.volume]
         texts = [file.read_text() for file in files if file.is_file()]
         texts += [one.read_text() for file in files if file.is_dir() for one in file.glob("*.y*ml")]
