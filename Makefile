@@ -6,11 +6,14 @@ STAMP := $(VENV)/.installed
 LOCK := requirements/dev.lock
 JOBS ?= 3
 
-.PHONY: setup demo bench test check format lock docs clean help
+.PHONY: setup demo bench test check format lock docs up up-demo down clean help
 
 help:
 	@echo "make demo    the main job on the embedded defaults: three runs of 'article', traced, metered, logged"
 	@echo "make bench   what it costs on this machine, against the bare SDK (about 15 minutes; ARGS=--quick: one)"
+	@echo "make up      the whole stack with docker compose: agentobs, Jaeger, Prometheus, Loki, Grafana, Alertmanager"
+	@echo "make up-demo the same on a simulated API, with traffic: costs nothing"
+	@echo "make down    stop the stack; its data stays"
 	@echo "make test    all tests (what the machine lacks is skipped with the reason)"
 	@echo "make check   lint, types, import contracts, generated files"
 	@echo "make format  ruff's formatter and safe fixes"
@@ -52,11 +55,39 @@ docs: $(STAMP)
 	$(BIN)/python -m agentobs.api > docs/openapi.json
 	$(BIN)/python -m dashboards
 
+# The image is made from runtime.lock and build.lock, whose versions are those of the development environment.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock'
+EXTRAS = --extra bedrock --extra postgres --extra vertex
+
 lock:
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --custom-compile-command 'make lock' \
-		--extra bedrock --extra postgres --extra vertex pyproject.toml requirements/dev.in -o $(LOCK)
+	$(COMPILE) $(EXTRAS) pyproject.toml requirements/dev.in -o $(LOCK)
+	$(COMPILE) $(EXTRAS) pyproject.toml -c $(LOCK) -o requirements/runtime.lock
+	$(COMPILE) requirements/build.in -c $(LOCK) -o requirements/build.lock
+
+# Profile and address go together: what is sent to the simulator must not go to the real API.
+DEMO := COMPOSE_PROFILES=demo ANTHROPIC_BASE_URL=http://simulator:9100
+NEED_DOCKER = @docker compose version >/dev/null 2>&1 || { echo "needs Docker with its compose plugin (docs.docker.com/compose/install); without it: docs/install.md, 'With systemd'" >&2; exit 1; }; \
+	docker info >/dev/null 2>&1 || { echo "the Docker engine does not answer: start it, and see that this user may use it (docker info says more)" >&2; exit 1; }
+STARTED = @echo "Grafana http://localhost:3000 (admin, deploy/secrets/grafana_admin_password) · agentobs http://localhost:8080 · Jaeger http://localhost:16686"
+
+up:
+	$(NEED_DOCKER)
+	@deploy/secrets/make
+	docker compose --profile demo rm --stop --force traffic simulator
+	docker compose up --detach --build
+	$(STARTED)
+
+up-demo:
+	$(NEED_DOCKER)
+	@deploy/secrets/make
+	$(DEMO) docker compose up --detach --build
+	$(STARTED)
+
+down:
+	$(NEED_DOCKER)
+	docker compose --profile demo down
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* htmlcov

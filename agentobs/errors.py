@@ -157,15 +157,19 @@ class Unreachable(ClientError):
 
 
 class Refused(ClientError):
-    """The service answered with a problem; the exit code is that of the same error met in this process."""
+    """The service answered with a problem; the exit code is that of the same error met in this process.
+
+    `retry_after_s`: when it wants to be asked again, where it said so.
+    """
 
     problem = "refused"
     title = "Refused by the service"
 
-    def __init__(self, message: str, status: int, exit_code: int) -> None:
+    def __init__(self, message: str, status: int, exit_code: int, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.exit_code = exit_code
+        self.retry_after_s = retry_after_s
 
 
 class StepFailed(AgentobsError):

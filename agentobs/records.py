@@ -137,6 +137,8 @@ class Run:
     first_error_type: str | None = None
     seq: int = 1  # this record's place in the run's sequence of events
     end_seq: int | None = None
+    # context
+    workflow_version: str | None = None  # of execution 1, for which the root span stands
 
     @property
     def trace_id(self) -> str:
@@ -152,6 +154,7 @@ class Execution:
     owner: str
     epoch: int
     version: str  # of agentobs, that ran it
+    workflow_version: str | None = None  # what the workflow's code then called itself
     started_at: int
     ended_at: int | None = None
     outcome: str | None = None  # succeeded failed cancelled interrupted drained
@@ -189,6 +192,7 @@ class Step:
     # context
     workflow: str = ""
     version: str = ""
+    workflow_version: str | None = None
     reason: str = STARTED  # of its execution
     parent_key: str | None = None  # key of `parent`
 
@@ -237,6 +241,7 @@ class Attempt:
     agent: str = ""
     workflow: str = ""
     version: str = ""
+    workflow_version: str | None = None
     reason: str = STARTED
     rate_limits: tuple[RateLimit, ...] = ()  # told by this answer's headers; not stored
 

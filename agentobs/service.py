@@ -7,12 +7,11 @@ settings ─▶ journal ─▶ engine ─▶ HTTP
 from __future__ import annotations
 
 import asyncio
-import logging
-import resource
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
@@ -20,17 +19,18 @@ from agentobs.api.app import create_app
 from agentobs.api.live import Hub
 from agentobs.errors import InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
+from agentobs.journal.sampling import Sampling
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
 from agentobs.models.providers import models_for, warm_up
-from agentobs.records import Run
+from agentobs.records import NS, Run
 from agentobs.runtime.clock import SystemClock
 from agentobs.runtime.dispatch import LocalDispatcher
 from agentobs.runtime.engine import Engine, Limits
 from agentobs.runtime.live import Surroundings
 from agentobs.runtime.loop import all_imported
 from agentobs.runtime.watchdog import Watchdog
-from agentobs.serving import Server, bind, signals, url_of
+from agentobs.serving import Server, bind, raise_file_limit, signals, url_of
 from agentobs.settings import NO_MODEL_KEY, Settings, TraceExport
 from agentobs.telemetry import logs, names
 from agentobs.telemetry.context import install_user_tracing, step_context
@@ -49,7 +49,6 @@ BLAME_S: Final = 2.0
 QUEUE_REFRESH_S: Final = 1.0
 FLUSH_S: Final = 3.0  # for spans at the end; what is left then waits in the journal
 SPARE_FILES: Final = 512  # open files beside model connections: HTTP clients, journal, exporter
-_log = logging.getLogger(__name__)
 
 
 class Service:
@@ -130,7 +129,7 @@ async def open_service(
     _configure_logs(settings)
     asyncio.get_running_loop().set_exception_handler(logs.asyncio_exception_handler)
     registry.load(settings.workflows)
-    _raise_file_limit(settings.max_calls_in_flight + SPARE_FILES)
+    raise_file_limit(settings.max_calls_in_flight + SPARE_FILES)
     export = settings.trace_export
     shown = _Shown()
     metrics = Metrics(version=__version__, sources=shown.sources())
@@ -140,6 +139,7 @@ async def open_service(
             worker=settings.worker_name,
             deltas=deltas,
             export_requested=export is not None,
+            sampling=_sampling(settings),
             observe_commit=metrics.commit,
         )
         stack.push_async_callback(journal.close)
@@ -172,7 +172,7 @@ async def open_service(
             warming = asyncio.create_task(_warm_up(models, registry))
             stack.push_async_callback(_cancelled, warming)
             engine.start()
-        _started(settings, run=run)
+        _started(settings, registry, run=run)
         try:
             yield service
         finally:
@@ -190,7 +190,7 @@ def _engine(
         models=dict(models),
         clock=SystemClock(),
         calls=asyncio.Semaphore(settings.max_calls_in_flight),
-        step_context=step_context,
+        step_context=partial(step_context, chosen=_sampling(settings).chooses),
         max_output_bytes=settings.max_output_bytes,
     )
     limits = Limits(
@@ -225,7 +225,10 @@ class _Shown:
         assert self.journal is not None
         self._spans = await self.journal.pending_span_stats()
         while True:
-            self._queue = await self.journal.queue()
+            try:
+                self._queue = await self.journal.queue()
+            except Exception:  # noqa: BLE001 -- the next reading may work; without this task the gauges would stand still
+                self._queue = ()
             await asyncio.sleep(QUEUE_REFRESH_S)
 
     def refreshing(self, task: asyncio.Task[None]) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -313,15 +316,6 @@ def try_export(settings: Settings) -> tuple[str, str]:
 # ---- small pieces ----
 
 
-def _raise_file_limit(needed: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < needed:
-        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < needed:
-            _log.warning("service.few_open_files", extra={"allowed": allowed, "needed": needed})
-
-
 def _configure_logs(settings: Settings) -> None:
     on_terminal = settings.log_file is None and sys.stderr.isatty()
     try:
@@ -337,9 +331,14 @@ def _configure_logs(settings: Settings) -> None:
         ) from None
 
 
+def _sampling(settings: Settings) -> Sampling:
+    return Sampling(settings.trace_sample, round(settings.trace_slow_s * NS))
+
+
 def _labels(workflow: Workflow) -> WorkflowLabels:
     return WorkflowLabels(
         name=workflow.name,
+        version=workflow.version or "",
         agents=tuple(
             AgentLabels(name=a.name, model=a.model, provider=a.provider, tools=tuple(tool.name for tool in a.functions))
             for a in workflow.agents
@@ -348,12 +347,15 @@ def _labels(workflow: Workflow) -> WorkflowLabels:
     )
 
 
-def _started(settings: Settings, *, run: bool) -> None:
+def _started(settings: Settings, registry: Registry, *, run: bool) -> None:
     for warning in settings.warnings():
         logs.emit(names.SERVICE_WARNING, "warning", reason=warning)
     if run and not settings.has_model_key:
         logs.emit(names.SERVICE_WARNING, "warning", reason=NO_MODEL_KEY)
-    logs.emit(names.SERVICE_STARTED, version=__version__, worker=settings.worker_name, runs=run)
+    versions = {workflow.name: workflow.version for workflow in registry.values()}
+    logs.emit(
+        names.SERVICE_STARTED, version=__version__, worker=settings.worker_name, runs=run, workflow_versions=versions
+    )
 
 
 def _blocked(seconds: float, stack: list[str]) -> None:

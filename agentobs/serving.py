@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from agentobs.errors import InvalidSettings
 
 # For requests in hand once a stop was asked for. A client that is stuck is then cut off: it must not hold up a drain.
 LAST_ANSWERS_S: Final = 3
+_log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -71,3 +74,13 @@ def bind(host: str, port: int) -> socket.socket:
 def url_of(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def raise_file_limit(needed: int) -> None:
+    """Let this process open as many files as it needs, or as many as it may; then a warning says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            _log.warning("service.few_open_files", extra={"allowed": allowed, "needed": needed})

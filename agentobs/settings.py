@@ -126,6 +126,10 @@ class Settings(BaseSettings):
         None, "How log lines are written.", shown="json (console on a terminal)"
     )
     log_file: Path | None = _setting(None, "Where log lines go; reopened on SIGHUP and when moved.", shown="(stderr)")
+    trace_sample: float = Field(
+        1, ge=0, le=1, description="The share of healthy runs whose traces are exported; other runs' always are."
+    )
+    trace_slow_s: Seconds = _setting(60, "A run that lasts as many seconds or more always has its trace exported.")
     url: WebUrl = _setting("http://127.0.0.1:8080", "Where the command line finds a service.")
 
     anthropic_api_key: SecretStr | None = _setting(None, "The key for the Anthropic API.", "ANTHROPIC_API_KEY")

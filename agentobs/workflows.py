@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from agentobs.functions import FunctionStep, StepFunction, check_name, function_
 
 DEFAULT_DEADLINE_S: Final = 3600.0
 _OURS: Final = Path(__file__).parent
+_VERSION: Final = re.compile(r"[\x21-\x7e]{1,64}")
 
 WorkflowFunction: TypeAlias = Callable[..., Awaitable[Any]]
 
@@ -36,6 +38,7 @@ class Workflow:
 
     name: str
     function: WorkflowFunction
+    version: str | None = None
     agents: tuple[Agent, ...] = ()
     steps: tuple[FunctionStep, ...] = ()
     deadline_s: float = DEFAULT_DEADLINE_S
@@ -153,6 +156,7 @@ def workflow(
     agents: Sequence[Agent] = (),
     steps: Sequence[StepFunction] = (),
     name: str | None = None,
+    version: str | None = None,
     deadline_s: float = DEFAULT_DEADLINE_S,
     strict: bool = False,
     registry: Registry = REGISTRY,
@@ -160,9 +164,10 @@ def workflow(
     """Register an async function `(run, input) -> output` as a workflow.
 
     `agents` and `steps` are all it may use (labels of metrics stay closed, and can be created at 0). The input's
-    annotation gives the schema that submits are checked against. `deadline_s` bounds the time spent inside its
-    executions, in seconds. `strict=True` refuses, before it is paid, a call that no earlier execution recorded
-    while its branch still has recorded steps not yet asked for.
+    annotation gives the schema that submits are checked against. `version` is what this code calls itself on spans
+    and in metrics (1 to 64 visible ASCII characters); what is reused does not depend on it. `deadline_s` bounds the
+    time spent inside its executions, in seconds. `strict=True` refuses, before it is paid, a call that no earlier
+    execution recorded while its branch still has recorded steps not yet asked for.
 
     The function itself is returned unchanged. Raises `UsageError` for a declaration that cannot work.
     """
@@ -170,7 +175,10 @@ def workflow(
         refuse_misuse(misused, "@workflow(agents=[…])")
 
     def register(function: WorkflowFunction) -> WorkflowFunction:
-        registry.add(declare(function, agents=agents, steps=steps, name=name, deadline_s=deadline_s, strict=strict))
+        found = declare(
+            function, agents=agents, steps=steps, name=name, version=version, deadline_s=deadline_s, strict=strict
+        )
+        registry.add(found)
         return function
 
     return register
@@ -182,6 +190,7 @@ def declare(
     agents: Sequence[Agent] = (),
     steps: Sequence[StepFunction] = (),
     name: str | None = None,
+    version: str | None = None,
     deadline_s: float = DEFAULT_DEADLINE_S,
     strict: bool = False,
 ) -> Workflow:
@@ -195,6 +204,10 @@ def declare(
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 2:
         raise UsageError(f"workflow {name!r} takes {len(parameters)} parameters, expected 2: (run, input)")
+    if version is not None and not (isinstance(version, str) and _VERSION.fullmatch(version)):
+        raise UsageError(
+            f"workflow {name!r}: version is {version!r:.80}, expected 1 to 64 visible ASCII characters such as '1.4.2'"
+        )
     if not isinstance(deadline_s, int | float) or deadline_s <= 0:
         raise UsageError(f"workflow {name!r}: deadline_s is {deadline_s!r:.40}, expected seconds above 0")
     for found in agents:
@@ -206,6 +219,7 @@ def declare(
     return Workflow(
         name=name,
         function=function,
+        version=version,
         agents=tuple(agents),
         steps=declared,
         deadline_s=float(deadline_s),

@@ -11,14 +11,14 @@ from dashboards.promql import number
 GRAFANA_URL: Final = "http://localhost:3000"  # where people open Grafana
 RUNBOOKS_URL: Final = "https://github.com/agentobs/agentobs/blob/main/docs/runbooks"
 
-# How a value is told, in the template language that Prometheus and Grafana share.
+# How a value is told: functions of the template language that Prometheus and Grafana share.
 Unit = Literal["ratio", "seconds", "bytes", "count", "decimal"]
 UNITS: Final[dict[Unit, str]] = {
-    "ratio": "{value} | humanizePercentage",
-    "seconds": "{value} | humanizeDuration",
-    "bytes": "{value} | humanize1024",  # the summary says B
-    "count": '{value} | printf "%.0f"',
-    "decimal": '{value} | printf "%.2f"',
+    "ratio": "humanizePercentage",
+    "seconds": "humanizeDuration",
+    "bytes": "humanize1024",  # the summary says B
+    "count": 'printf "%.0f"',
+    "decimal": 'printf "%.2f"',
 }
 
 
@@ -26,8 +26,8 @@ UNITS: Final[dict[Unit, str]] = {
 class Alert:
     """`expr` compared with the threshold, where `guard` holds; without a threshold, whatever `expr` returns.
 
-    `by` are the labels that its series have. `summary` names labels and the value in braces. `on_error` is Grafana's
-    state when Prometheus does not answer: a single alert tells that, else each of them would.
+    `by` are the labels that its series have, and the guard's. `summary` names labels and the value in braces.
+    `on_error` is Grafana's state when Prometheus does not answer: one alert tells that, else each of them would.
     """
 
     name: str
@@ -58,16 +58,16 @@ class Alert:
 
     @property
     def _guard(self) -> str:
-        return f"\nand on ({', '.join(self.by)}) (\n{self.guard}\n)" if self.guard else ""
+        return f"\nand (\n{self.guard}\n)" if self.guard else ""
 
     @property
     def dashboard(self) -> str:
         return UIDS[type(self.panel)]
 
     def annotations(self, value: str) -> dict[str, str]:
-        """`value` is how a template names the value. No `$` in them: Grafana's provisioning would expand it."""
+        """`value` is a template of the value, told as `{unit}`; without any `$`, which Grafana would expand."""
         words = {label: f"{{{{ .Labels.{label} }}}}" for label in self.by}
-        words["value"] = f"{{{{ {UNITS[self.unit].format(value=value)} }}}}"
+        words["value"] = value.replace("{unit}", UNITS[self.unit])
         variables = [f"var-{label}={{{{ .Labels.{label} | urlquery }}}}" for label in self.by if label in VARIABLES]
         return {
             "summary": self.summary.format_map(words),

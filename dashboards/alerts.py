@@ -52,16 +52,18 @@ OF_MODEL: Final = ("model",)
 
 def _burn(windows: tuple[tuple[float, str, str], ...]) -> str:
     """Too fast in a long window and in its short one; the value is the share of runs that fail in the long one."""
-    return "\nor\n".join(
+    either = "\nor\n".join(
         f"({recording.failing(long)} > {number(factor * ERROR_BUDGET)}"
         f" and {recording.failing(short)} > {number(factor * ERROR_BUDGET)}"
         f" and {recording.failures(long)} >= {MIN_FAILURES})"
         for factor, long, short in windows
     )
+    return f"max (\n{either}\n)"  # without the name of the window that it was: Grafana would take it for a label
 
 
 def _share(part: str, whole: str) -> str:
-    return f"{part}\n/\n({whole} > 0)"
+    """Guarded by a least number of the part: so the whole is above 0."""
+    return f"{part}\n/\n{whole}"
 
 
 def _worst(metric: names.Metric, *by: str) -> str:
@@ -129,12 +131,12 @@ ALERTS: Final = (
     Alert(
         name="AgentobsRunsSlow",
         severity="warning",
-        expr=RUN_P95,
+        expr=f"max by (workflow) ({RUN_P95})",
         threshold=RUN_SLOW_FLOOR,
         # Its own day before is the measure: seconds for one workflow, an hour for another. The last hour is left out of
         # it, so that slowness does not become its own measure at once. Silent while there is no day before.
         guard=f"{RUN_P95} > {RUN_SLOW_FACTOR} * avg_over_time({RUN_P95}[1d] offset 1h)\n"
-        f"and on (workflow) {SUCCEEDED_RUNS} >= {MIN_RUNS}",
+        f"and {SUCCEEDED_RUNS} >= {MIN_RUNS}",
         by=OF_WORKFLOW,
         unit="seconds",
         for_="5m",
@@ -263,7 +265,7 @@ ALERTS: Final = (
     Alert(
         name="AgentobsSpendHigh",
         severity="warning",
-        expr=SPEND,
+        expr=f"max ({SPEND})",
         threshold=SPEND_FLOOR,
         # Its own busy hour of the week before (an average would call each working day high), the last hour left out.
         guard=f"{SPEND} > {SPEND_FACTOR} * quantile_over_time(0.95, {SPEND}[7d] offset 1h)",
@@ -293,7 +295,7 @@ ALERTS: Final = (
         expr=increase(names.UNPRICED, window="1h", by=OF_MODEL),
         threshold=0,
         by=OF_MODEL,
-        summary="{value} requests to {model} in the last hour have no known price",
+        summary="requests to {model} in the last hour that have no known price: {value}",
         means="What this model costs is missing in every sum of money, and in the alerts on them.",
         panel=Money.UNPRICED,
     ),
@@ -303,7 +305,7 @@ ALERTS: Final = (
         expr=_worst(names.DRIFT, "kind"),
         threshold=0,
         by=("kind",),
-        summary="the last audit found {value} differences of kind {kind}",
+        summary="differences of kind {kind} that the last audit found: {value}",
         means="The journal and what it is held against must be equal, and are not.",
         panel=Money.DRIFT,
     ),
@@ -324,7 +326,7 @@ ALERTS: Final = (
         severity="warning",
         expr=increase(names.SPANS_EXPORTED, 'outcome="rejected"', window="1h"),
         threshold=0,
-        summary="{value} spans were refused for good by the trace backend in the last hour",
+        summary="spans that the trace backend refused for good in the last hour: {value}",
         means="The backend will not take these spans: they are missing in its traces, and stand in the journal.",
         panel=Service.EXPORTS,
     ),
@@ -334,7 +336,7 @@ ALERTS: Final = (
         expr=increase(names.JOURNAL_ERRORS, window="10m", by=("instance",)),
         threshold=0,
         by=("instance",),
-        summary="{value} commits to the journal failed on {instance} in the last 10 minutes",
+        summary="commits to the journal that failed on {instance} in the last 10 minutes: {value}",
         means="The journal cannot be written: no new attempt starts until it can.",
         panel=Service.JOURNAL_ERRORS,
     ),
@@ -378,7 +380,7 @@ ALERTS: Final = (
         name="AgentobsMetricsAbsent",
         severity="critical",
         # No target at all, or one that answers with something else; a target that does not answer is AgentobsDown.
-        expr=f"absent({select(names.BUILD_INFO, JOB)}) unless on (job) max by (job) ({UP}) == 0",
+        expr=f"absent({select(names.BUILD_INFO, JOB)}) unless on () max ({UP}) == 0",
         threshold=None,
         by=("job",),
         for_="2m",

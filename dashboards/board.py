@@ -36,9 +36,11 @@ _VALUES: Final = {
 _BUILD: Final = select(names.BUILD_INFO, JOB)
 _STARTS: Final = (
     f"{_BUILD} and on (instance) resets({select(names.LOOP_LAG, JOB, window='$__rate_interval', part='_count')}) > 0"
-    f" or {_BUILD} unless {_BUILD} offset 1m"
+    f" or {_BUILD} unless {_BUILD} offset $__rate_interval"
 )
 FIRING: Final = 'ALERTS{alertstate="firing", severity!="none"}'  # all but the watchdog, which fires always
+# When the condition of what fires began to hold, in ms: a line at that time and not a band until the end.
+_BEGAN: Final = f"1000 * (ALERTS_FOR_STATE and ignoring (alertstate) {FIRING})"
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Row:
     panels: tuple[tuple[PanelBuilder, int], ...]
 
 
-def row(height: int, *panels: PanelBuilder) -> Row:
-    """Panels of the same width."""
-    return Row(height, tuple((panel, GRID // len(panels)) for panel in panels))
+def row(height: int, *panels: PanelBuilder, widths: tuple[int, ...] = ()) -> Row:
+    """Panels of the same width if none is given; where that cannot be, the first are wider by one."""
+    width, left = divmod(GRID, len(panels))
+    even = tuple(width + (place < left) for place in range(len(panels)))
+    return Row(height, tuple(zip(panels, widths or even, strict=True)))
 
 
 def board(kind: type[Panel], about: str, variables: tuple[str, ...], *rows: Row) -> str:
@@ -63,7 +67,8 @@ def board(kind: type[Panel], about: str, variables: tuple[str, ...], *rows: Row)
     for name in VARIABLES:
         made.with_variable(_variable(name, hidden=name not in variables))
     made.annotation(_annotation("Starts", _STARTS, BLUE, "agentobs {{version}} started", "{{instance}}"))
-    made.annotation(_annotation("Firing alerts", FIRING, BAD, "{{alertname}}", "{{workflow}} {{model}} {{agent}}"))
+    alerts = _annotation("Firing alerts", _BEGAN, BAD, "{{alertname}}", "{{workflow}} {{model}} {{agent}}")
+    made.annotation(alerts.use_value_for_time(True))
     for other, title in TITLES.items():
         if other is not kind:
             made.link(link(title, f"/d/{UIDS[other]}", keep=True))
@@ -86,12 +91,14 @@ def _variable(name: str, *, hidden: bool) -> dashboard_b.QueryVariable:
     query = f"label_values({_VALUES[name]}, {name})"
     made = dashboard_b.QueryVariable(name).label(name.capitalize()).datasource(PROMETHEUS).multi(True)
     made.include_all(True).all_value(".*").refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
-    made.sort(dashboard.VariableSort.ALPHABETICAL_ASC).definition(query)
+    made.sort(dashboard.VariableSort.ALPHABETICAL_ASC)
     made.query({"query": query, "refId": f"variable-{name}"})
     made.current(dashboard.VariableOption(selected=True, text=["All"], value=["$__all"]))
+    model = made.build()
+    model.auto = model.auto_min = model.auto_count = None  # of interval variables; the SDK gives them to all
     return made.hide(dashboard.VariableHide.HIDE_VARIABLE if hidden else dashboard.VariableHide.DONT_HIDE)
 
 
 def _annotation(name: str, expr: str, colour: str, title: str, text: str) -> dashboard_b.AnnotationQuery:
     made = dashboard_b.AnnotationQuery().name(name).datasource(PROMETHEUS).enable(True).icon_color(colour)
-    return made.expr(expr).title_format(title).text_format(text).step("15s")
+    return made.expr(expr).title_format(title).text_format(text).step("1m")

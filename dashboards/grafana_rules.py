@@ -17,6 +17,8 @@ FOLDER: Final = "agentobs"
 INTERVAL: Final = "30s"  # a multiple of 10 s
 CONTACT: Final = "agentobs-webhook"
 NEVER: Final = "never"
+# Annotations are made for a rule without series too, and one without a value would be an error in the log each time.
+VALUE: Final = "{{ with .Values.A }}{{ .Value | {unit} }}{{ else }}?{{ end }}"
 # Values are never negative: this holds for whatever a query returns.
 ANYTHING: Final = {"type": "gt", "params": [-1]}
 
@@ -73,7 +75,7 @@ def _rule(alert: Alert) -> dict[str, Any]:
         "for": alert.for_,
         "dashboardUid": alert.dashboard,
         "panelId": int(alert.panel),
-        "annotations": alert.annotations(".Values.A.Value"),
+        "annotations": alert.annotations(VALUE),
         "labels": {"severity": alert.severity},
     }
 

@@ -16,6 +16,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard, heatmap
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.table import Options as TableOptions
 
 from dashboards.colours import BAD, COLOURS, GOOD, QUANTILES
 
@@ -80,10 +81,12 @@ def lines(
     """Lines from 0 up. `limit`: an alert's threshold; `below`: bad is what is under it. `to`: a series' link."""
     panel = _face(timeseries.Panel(), face)
     _ranges(panel, queries)
-    panel.fill_opacity(8).line_width(2).show_points(common.VisibilityMode.AUTO).min(0)
+    panel.fill_opacity(0).line_width(2).show_points(common.VisibilityMode.AUTO).min(0)
     _series(panel)
     if top is not None:
         panel.max(top)
+    elif face.unit in (COUNT, PER_MINUTE):
+        panel.axis_soft_max(1)  # or nothing at all is drawn on an axis up to 100
     if limit is not None:
         steps = [(0.0, BAD if below else GOOD), (limit, GOOD if below else BAD)]
         panel.thresholds(_thresholds(steps))
@@ -118,12 +121,12 @@ def number(face: Face, query: Query, *steps: tuple[float, str], decimals: int | 
     return panel
 
 
-def heat(face: Face, query: Query) -> heatmap_b.Panel:
-    """A histogram's buckets over time; its exemplars are the dots."""
+def heat(face: Face, query: Query, value: str) -> heatmap_b.Panel:
+    """A histogram's buckets over time; its exemplars are the dots. `value`: what a cell counts."""
     panel = _face(heatmap_b.Panel(), face)
-    panel.with_target(_range(query, "A").format(PromQueryFormat.HEATMAP).interval("1m"))
+    panel.with_target(_range(query, "A").format(PromQueryFormat.HEATMAP))
     panel.calculate(False).cell_gap(1).exemplars_color("rgba(255,255,255,0.8)")
-    panel.rows_frame(heatmap_b.RowsHeatmapOptions().value("runs").layout(common.HeatmapCellLayout.LE))
+    panel.rows_frame(heatmap_b.RowsHeatmapOptions().value(value).layout(common.HeatmapCellLayout.LE))
     panel.color(
         heatmap_b.HeatmapColorOptions()
         .mode(heatmap.HeatmapColorMode.SCHEME)
@@ -155,7 +158,7 @@ class Column:
 
 def rows(face: Face, *columns: Column, sort: str = "") -> table.Panel:
     """A table of instant queries, merged by the labels that they share; `sort`: the column whose largest come first."""
-    panel = _face(table.Panel(), face)
+    panel = _face(_table(), face)
     asked = [column for column in columns if column.query]
     fields = {column.label: column for column in columns if column.label}
     for ref, column in zip(ascii_uppercase, asked, strict=False):
@@ -170,8 +173,8 @@ def rows(face: Face, *columns: Column, sort: str = "") -> table.Panel:
     }
     panel.with_transformation(dashboard.DataTransformerConfig(id_val="organize", options=organize))
     for column in columns:
-        if properties := list(_properties(column)):
-            panel.override_by_name(column.title, properties)
+        if column.title:
+            panel.override_by_name(column.title, list(_properties(column)))
     if sort:
         panel.sort_by([common_b.TableSortByFieldState().display_name(sort).desc(True)])
     return panel
@@ -179,11 +182,11 @@ def rows(face: Face, *columns: Column, sort: str = "") -> table.Panel:
 
 def traces(face: Face, search: JaegerSearch) -> table.Panel:
     """The traces that a search in Jaeger finds; the data source makes each id a link to its trace."""
-    panel = _face(table.Panel(), face, JAEGER)
+    panel = _face(_table(), face, JAEGER)
     panel.with_target(search)
-    panel.filterable(True)
-    panel.override_by_name("Trace ID", [dashboard.DynamicConfigValue("custom.width", 330)])
-    return panel
+    for field, width in (("Trace ID", 310), ("Start time", 170), ("Duration", 100)):
+        panel.override_by_name(field, [dashboard.DynamicConfigValue("custom.width", width)])
+    return panel.override_by_name("Trace name", [dashboard.DynamicConfigValue("custom.filterable", value=True)])
 
 
 def states(face: Face, query: Query, words: Mapping[str, tuple[str, str]]) -> statetimeline.Panel:
@@ -214,6 +217,14 @@ def _face(panel: _P, face: Face, source: common.DataSourceRef = PROMETHEUS) -> _
     return panel.datasource(source)
 
 
+def _table() -> table.Panel:
+    panel = table.Panel()
+    options = panel.build().options
+    assert isinstance(options, TableOptions)
+    options.footer = None  # the SDK's default is one that Grafana no longer has
+    return panel
+
+
 def _range(query: Query, ref: str) -> prometheus.Dataquery:
     made = prometheus.Dataquery().ref_id(ref).datasource(PROMETHEUS).expr(query.expr).range().exemplar(query.exemplar)
     return made.legend_format(query.legend or "__auto")
@@ -229,7 +240,7 @@ def _ranges(panel: timeseries.Panel | statetimeline.Panel, queries: Iterable[Que
 
 
 def _series(panel: timeseries.Panel) -> None:
-    """Legend, tooltip, and the colours that mean the same everywhere; other series have one by their name."""
+    """Legend, tooltip, and the colours; Prometheus sorts series, so that the same ones have the same everywhere."""
     panel.legend(
         common_b.VizLegendOptions()
         .display_mode(common.LegendDisplayMode.LIST)
@@ -238,7 +249,7 @@ def _series(panel: timeseries.Panel) -> None:
         .calcs([])
     )
     panel.tooltip(common_b.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
-    panel.color_scheme(dashboard_b.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    panel.color_scheme(dashboard_b.FieldColor().mode(dashboard.FieldColorModeId.PALETTE_CLASSIC))
 
 
 def coloured(panel: timeseries.Panel, names: Iterable[str]) -> timeseries.Panel:
@@ -258,6 +269,7 @@ def _thresholds(steps: Steps) -> dashboard_b.ThresholdsConfig:
 
 
 def _properties(column: Column) -> Iterable[dashboard.DynamicConfigValue]:
+    yield dashboard.DynamicConfigValue("noValue", "-")  # else each empty cell says what the empty table says
     if column.unit:
         yield dashboard.DynamicConfigValue("unit", column.unit)
     if column.decimals is not None:

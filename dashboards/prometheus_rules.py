@@ -33,5 +33,5 @@ def _rule(alert: Alert) -> dict[str, Any]:
         "expr": alert.rule,
         "for": alert.for_,
         "labels": {"severity": alert.severity},
-        "annotations": alert.annotations(".Value"),
+        "annotations": alert.annotations("{{ .Value | {unit} }}"),
     }

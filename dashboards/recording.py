@@ -13,7 +13,7 @@ from typing import Final
 
 from agentobs.records import CANCELLED, FAILED
 from agentobs.telemetry import names
-from dashboards.promql import JOB, increase
+from dashboards.promql import JOB, increase, select
 
 SUCCESS_OBJECTIVE: Final = 0.95
 ERROR_BUDGET: Final = 1 - SUCCESS_OBJECTIVE
@@ -58,19 +58,10 @@ def _failures(window: str) -> Recording:
 
 
 def _run_p95() -> Recording:
-    matchers = (JOB, 'error_type=""')
-    buckets = increase(
-        names.RUN_SECONDS,
-        *matchers,
-        window=SLOW_WINDOW,
-        by=("gen_ai_workflow_name", "le"),
-        part="_bucket",
-        function="rate",
-    )
+    buckets = select(names.RUN_SECONDS, JOB, 'error_type=""', window=SLOW_WINDOW, part="_bucket")
+    named = f'label_replace(rate({buckets}), "workflow", "$1", "gen_ai_workflow_name", "(.*)")'
     # Without runs it is not a number, which would spoil every average over it: `>= 0` leaves it out.
-    quantile = f"histogram_quantile(0.95, {buckets}) >= 0"
-    named = f'label_replace({quantile}, "workflow", "$1", "gen_ai_workflow_name", "(.*)")'
-    return Recording(record=RUN_P95, expr=f"max by (workflow) ({named})")
+    return Recording(record=RUN_P95, expr=f"histogram_quantile(0.95, sum by (workflow, le) ({named})) >= 0")
 
 
 # (group, evaluation interval or "" for Prometheus's own, rules). Windows of hours change little within a minute.

@@ -245,6 +245,7 @@ class ExecutionView(BaseModel):
     number: int
     reason: str = Field(json_schema_extra={"enum": [*REASONS]})
     worker: str
+    workflow_version: str | None = Field(description="What the workflow's code called itself; null where it had none.")
     started_at: datetime
     ended_at: datetime | None
     outcome: str | None
@@ -272,6 +273,7 @@ class AgentView(BaseModel):
 
 class WorkflowView(BaseModel):
     name: str
+    version: str | None = Field(description="What this process's code of it calls itself.")
     description: str
     input_schema: dict[str, Any]
     agents: list[AgentView]

@@ -93,6 +93,7 @@ def execution(found: Execution) -> Json:
         "number": found.number,
         "reason": found.reason,
         "worker": found.worker,
+        "workflow_version": found.workflow_version,
         "started_at": instant(found.started_at),
         "ended_at": instant(found.ended_at),
         "outcome": found.outcome,
@@ -164,6 +165,7 @@ def workflow(found: Workflow) -> Json:
         schema = {}  # a type that only Python can check: anything may be sent, and it says what is wrong
     return {
         "name": found.name,
+        "version": found.version,
         "description": found.description,
         "input_schema": schema,
         "agents": [{"name": agent.name, "model": agent.model} for agent in found.agents],

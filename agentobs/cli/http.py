@@ -135,7 +135,9 @@ class Client:
             return self._foreign(response.status_code)
         status = response.status_code
         exit_code = _exit_codes().get(slug, 2 if status < 500 else 1)
-        return Refused(on_the_command_line(clean(detail)) + _HINTS.get(status, ""), status, exit_code)
+        asked = response.headers.get("Retry-After", "")
+        retry_after_s = float(asked) if asked.isdecimal() and asked.isascii() else None
+        return Refused(on_the_command_line(clean(detail)) + _HINTS.get(status, ""), status, exit_code, retry_after_s)
 
     def _foreign(self, status: int | None = None) -> Unreachable:
         answer = f" (status {status})" if status else ""

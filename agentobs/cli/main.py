@@ -106,6 +106,35 @@ def demo(
     raise typer.Exit(show_demo(real=real))
 
 
+@app.command(short_help="Send mixed runs to a service, from a seed.")
+def traffic(
+    rate: Annotated[float, typer.Option(help="Runs a minute; they arrive at random.")] = 6.0,
+    for_s: Annotated[float | None, typer.Option("--for", metavar="SECONDS", help="Else until it is stopped.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed: the same runs.")] = None,
+    simulator: Annotated[
+        str | None, typer.Option(metavar="URL", help="The simulator that the service calls; its bill has to show it.")
+    ] = None,
+    fault_share: Annotated[float, typer.Option(help="Let this share of requests fail there, 0.02 for example.")] = 0.0,
+    spend_real_money: Annotated[
+        bool, typer.Option("--spend-real-money", help="Instead of --simulator: pay for every run.")
+    ] = False,
+    server: Server = None,
+) -> None:
+    """Send runs of the example workflows to a service, and print once a minute how they ended. SIGTERM ends it."""
+    from agentobs.cli import traffic as sending  # noqa: PLC0415
+    from agentobs.cli.http import client  # noqa: PLC0415
+
+    plan = sending.Plan(
+        rate=rate,
+        for_s=for_s,
+        seed=seed,
+        simulator=simulator,
+        fault_share=fault_share,
+        spend_real_money=spend_real_money,
+    )
+    _wait(sending.traffic(client(_settings(), server), plan))
+
+
 # ---- runs ----
 
 

@@ -41,18 +41,20 @@ class Owed(NamedTuple):
     id: int
     at: int  # committed at, ns
     spans: tuple[SpanRef, ...]
+    recalled: bool = False  # among them are spans of records that earlier units committed
 
 
 class Published(NamedTuple):
     """One committed unit, as subscribers get it.
 
     `deltas` are those that went into the totals with it; `owed` is set when the unit has spans to deliver and
-    trace export was requested.
+    trace export was requested. `traced` is False while sampling withholds the run's trace, perhaps for good.
     """
 
     changes: tuple[Change, ...]
     deltas: tuple[Delta, ...]
     owed: Owed | None
+    traced: bool = True
 
 
 Subscriber: TypeAlias = Callable[[Sequence[Published]], None]
@@ -204,8 +206,18 @@ class Journal(Reader, Protocol):
         """Ids after `after` of runs that nobody living owns and that should run, oldest first."""
         ...
 
-    def claim(self, run_id: str, *, worker: str, version: str, max_recoveries: int) -> asyncio.Future[Claim | None]:
+    def claim(
+        self,
+        run_id: str,
+        *,
+        worker: str,
+        version: str,
+        max_recoveries: int,
+        workflow_versions: Mapping[str, str | None] = {},
+    ) -> asyncio.Future[Claim | None]:
         """Take the run over: one transaction as DESIGN.md's "Ownership" has it.
+
+        `workflow_versions`: by the workflow's name, what the code calls itself that would run it.
 
         None: another living owner has it, it has ended, or it was ended here (parked after too many recoveries,
         cancelled while nobody owned it).

@@ -13,11 +13,14 @@ from typing import Any, Final, TypeVar
 from agentobs.journal.events import EMPTY, PREVIEWED, events_between
 from agentobs.journal.protocol import EVENTS, Events, Labels, Owed, QueueState, RunDetail, RunQuery
 from agentobs.journal.rows import CARRY, R, owed_from_row, record
-from agentobs.records import CLOSED, SETTLED, Attempt, Change, Execution, Note, Run, Step
+from agentobs.records import CLOSED, SETTLED, Attempt, Change, Execution, Note, Record, Run, Step
 
 T = TypeVar("T")
 
 THREADS: Final = 2
+_RUNS: Final = (
+    "SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version FROM runs"
+)
 
 
 class SqliteReader:
@@ -105,7 +108,7 @@ class SqliteReader:
     ) -> list[RunDetail]:
         details = []
         instead = None if content else EMPTY
-        for run in self._records(db, Run, f"SELECT * FROM runs {where}", params, instead=instead):  # noqa: S608
+        for run in self._records(db, Run, f"{_RUNS} {where}", params, instead=instead):
             key = {"run_id": run.id}
             details.append(
                 RunDetail(
@@ -171,24 +174,26 @@ class SqliteReader:
 
 def _changes(owed: Owed, detail: RunDetail) -> tuple[Change, ...]:
     """The changes behind an outbox row, made again from the columns."""
-    kinds = {(*ref[:4], ref.attempt) for ref in owed.spans}
+    executions = {found.number: found for found in detail.executions}
+    steps = {found.number: found for found in detail.steps}
+    attempts = {(found.step, found.turn, found.number): found for found in detail.attempts}
+    whole = {ref[2:] for ref in owed.spans if ref.kind == "attempt"}
     changes: list[Change] = []
     for ref in owed.spans:
+        found: Record | None = None
         match ref.kind:
             case "run":
-                changes.append(Change(CLOSED, detail.run))
+                found = detail.run
             case "execution":
-                changes += [Change(CLOSED, found) for found in detail.executions if found.number == ref.number]
+                found = executions.get(ref.number)
             case "step":
-                changes += [Change(CLOSED, found) for found in detail.steps if found.number == ref.number]
-            case "attempt" | "turn":
-                if ref.kind == "turn" and ("attempt", *ref[1:4], ref.attempt) in kinds:
-                    continue  # the attempt's own change stands for both
-                changes += [
-                    Change(CLOSED if ref.kind == "attempt" else SETTLED, found)
-                    for found in detail.attempts
-                    if (found.step, found.turn, found.number) == (ref.number, ref.turn, ref.attempt)
-                ]
+                found = steps.get(ref.number)
+            case "attempt":
+                found = attempts.get(ref[2:])
+            case "turn" if ref[2:] not in whole:  # else the attempt's own change stands for both
+                found = attempts.get(ref[2:])
+        if found is not None:
+            changes.append(Change(SETTLED if ref.kind == "turn" else CLOSED, found))
     return tuple(changes)
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from agentobs.journal import migrate
 from agentobs.journal.ownership import LockFile
 from agentobs.journal.protocol import Claim, Delta, Deltas, Fence, Submitted, Subscriber
 from agentobs.journal.reads import SqliteReader
+from agentobs.journal.sampling import EVERY_RUN, Sampling
 from agentobs.journal.units import Units
 from agentobs.journal.writer import Writer
 from agentobs.records import Change, Run
@@ -97,10 +98,24 @@ class SqliteJournal:
     async def claimable(self, workflows: Sequence[str], limit: int, after: str = "") -> Sequence[str]:
         return await self._reader.claimable(workflows, limit, after, self.owner)
 
-    def claim(self, run_id: str, *, worker: str, version: str, max_recoveries: int) -> asyncio.Future[Claim | None]:
+    def claim(
+        self,
+        run_id: str,
+        *,
+        worker: str,
+        version: str,
+        max_recoveries: int,
+        workflow_versions: Mapping[str, str | None] = {},
+    ) -> asyncio.Future[Claim | None]:
         def apply(db: sqlite3.Connection) -> tuple[Claim | None, Sequence[Change], Sequence[Delta]]:
             claim, changes = self._units.claim(
-                db, run_id, worker=worker, version=version, max_recoveries=max_recoveries, now=self._wall_ns()
+                db,
+                run_id,
+                worker=worker,
+                version=version,
+                max_recoveries=max_recoveries,
+                workflow_versions=workflow_versions,
+                now=self._wall_ns(),
             )
             return claim, changes, ()
 
@@ -149,6 +164,7 @@ async def open_journal(
     worker: str,
     deltas: Deltas = lambda _: (),
     export_requested: bool = False,
+    sampling: Sampling = EVERY_RUN,
     observe_commit: Callable[[float], None] = lambda _: None,
     wall_ns: Callable[[], int] = time.time_ns,
 ) -> SqliteJournal:
@@ -168,6 +184,7 @@ async def open_journal(
             worker=worker,
             deltas=deltas,
             requested=export_requested,
+            sampling=sampling,
             observe_commit=observe_commit,
         )
     except BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentobs.errors import Conflict, NotFound, QueueFull, StaleOwner
@@ -109,7 +109,15 @@ class Units:
         return Submitted(run, created=True), changes
 
     def claim(
-        self, db: sqlite3.Connection, run_id: str, *, worker: str, version: str, max_recoveries: int, now: int
+        self,
+        db: sqlite3.Connection,
+        run_id: str,
+        *,
+        worker: str,
+        version: str,
+        max_recoveries: int,
+        workflow_versions: Mapping[str, str | None] = {},
+        now: int,
     ) -> tuple[Claim | None, list[Change]]:
         """Takeover in one transaction. The lock file proves that any other owner on this file is dead."""
         run = self._one(db, Run, self._sql.run_by_id, id=run_id)
@@ -127,8 +135,10 @@ class Units:
             changes += closing
         reason = RECOVERED if dead is not None else run.next_reason
         number = len(executions) + 1
+        workflow_version = workflow_versions.get(run.workflow)
         taken = changed(
             run,
+            workflow_version=run.workflow_version if executions else workflow_version,
             epoch=run.epoch + 1,
             owner=self._owner,
             status=RUNNING,
@@ -154,6 +164,7 @@ class Units:
             owner=self._owner,
             epoch=taken.epoch,
             version=version,
+            workflow_version=workflow_version,
             started_at=now,
             seq=seq,
             workflow=run.workflow,

@@ -24,6 +24,7 @@ from typing import Any, Final, Generic, TypeVar
 from agentobs.errors import AgentobsError, JournalError, JournalUnavailable
 from agentobs.journal.protocol import Delta, Deltas, Labels, Owed, Published, Subscriber
 from agentobs.journal.rows import CARRY, owed_spans, spans_to_text
+from agentobs.journal.sampling import Judged, Sampler, Sampling
 from agentobs.records import Change
 
 T = TypeVar("T")
@@ -87,15 +88,20 @@ class Writer:
         worker: str,
         deltas: Deltas,
         requested: bool,
+        sampling: Sampling,
         observe_commit: Callable[[float], None],
     ) -> None:
         self._connect = connect
         self._insert_owed: str = sql.owe.sql
         self._add_total: str = sql.add_total.sql
         self._last_owed: str = sql.last_owed.sql
+        self._unfinished_withheld: str = sql.unfinished_withheld.sql
         self._worker = worker
         self._deltas = deltas
         self._requested = requested
+        self._sampling = sampling
+        self._sampler: Sampler | None = None  # None: every run's trace is exported
+        self._sql = sql
         self._observe_commit = observe_commit
         self._subscribers: list[Subscriber] = []
         self._queue: deque[Job[Any]] = deque()
@@ -145,6 +151,8 @@ class Writer:
         try:
             db = self._connect()
             self._owed_id = db.execute(self._last_owed).fetchone()[0]
+            if self._sampling.share < 1 or db.execute(self._unfinished_withheld).fetchone():
+                self._sampler = Sampler(self._sql, self._sampling)
             while batch := self._next_batch():
                 self._deliver(self._commit(db, batch))
             db.close()
@@ -208,7 +216,7 @@ class Writer:
             try:
                 result, changes, extra = job.apply(db)
                 deltas = [*extra, *(delta for change in changes for delta in self._deltas(change))]
-                owed = self._owe(db, job.run_id, changes)
+                owed, traced = self._owe(db, job.run_id, changes) if changes and self._requested else (None, True)
             except Exception as error:
                 if isinstance(error, sqlite3.Error) and database_fault(error):
                     raise
@@ -225,7 +233,7 @@ class Writer:
             db.execute("RELEASE unit")
             for metric, labels, value in deltas:
                 sums[metric, labels] = sums.get((metric, labels), 0) + value
-            published = Published(tuple(changes), tuple(deltas), owed) if changes or deltas else None
+            published = Published(tuple(changes), tuple(deltas), owed, traced) if changes or deltas else None
             done.append(_Done(job, result, published))
         for (metric, labels), value in sums.items():
             carry, rest = divmod(value, CARRY)
@@ -239,14 +247,15 @@ class Writer:
             db.execute(self._add_total, row)
         return done
 
-    def _owe(self, db: sqlite3.Connection, run_id: str, changes: Sequence[Change]) -> Owed | None:
-        refs = owed_spans(changes) if self._requested else ()
+    def _owe(self, db: sqlite3.Connection, run_id: str, changes: Sequence[Change]) -> tuple[Owed | None, bool]:
+        sampler = self._sampler
+        refs, traced, recalled = sampler.judge(db, run_id, changes) if sampler else Judged(owed_spans(changes))
         if not refs:
-            return None
-        owed = Owed(self._owed_id + 1, time.time_ns(), refs)
+            return None, traced
+        owed = Owed(self._owed_id + 1, time.time_ns(), refs, recalled)
         db.execute(self._insert_owed, {"id": owed.id, "at": owed.at, "run_id": run_id, "spans": spans_to_text(refs)})
         self._owed_id = owed.id
-        return owed
+        return owed, traced
 
     def _give_up_transaction(self, db: sqlite3.Connection) -> None:
         if db.in_transaction:
@@ -260,7 +269,7 @@ class Writer:
         self.errors += 1
         if self.trouble != reason:
             self.trouble = reason
-            _log.warning("journal.paused")
+            _log.warning("journal.paused", extra={"reason": reason})
         was_closing = self._closing
         with self._wake:
             if was_closing:

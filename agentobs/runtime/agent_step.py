@@ -93,6 +93,7 @@ class AgentStep:
             seq=0,  # numbered when it is written: a run's numbers are committed in their order
             workflow=live.run.workflow,
             version=live.execution.version,
+            workflow_version=live.execution.workflow_version,
             reason=live.execution.reason,
         )
 

@@ -59,6 +59,7 @@ class Engine:
         self._limits = limits
         self._worker = worker
         self._version = version
+        self._versions = {name: found.version for name, found in workflows.items()}
         self._live: dict[str, Live] = {}
         self._executions: set[asyncio.Task[None]] = set()
         self._claiming: set[str] = set()
@@ -187,6 +188,7 @@ class Engine:
                     worker=self._worker,
                     version=self._version,
                     max_recoveries=self._limits.max_recoveries,
+                    workflow_versions=self._versions,
                 )
                 claim.add_done_callback(lambda done, run_id=run_id: self._claimed(run_id, done))  # type: ignore[misc]
 

@@ -77,6 +77,7 @@ async def _recorded(
         seq=live.seq(),
         workflow=live.run.workflow,
         version=live.execution.version,
+        workflow_version=live.execution.workflow_version,
         reason=live.execution.reason,
         **place,
     )

@@ -153,6 +153,7 @@ class Turn:
             agent=owner.agent.name,
             workflow=owner.step.workflow,
             version=owner.step.version,
+            workflow_version=owner.step.workflow_version,
             reason=owner.step.reason,
         )
 

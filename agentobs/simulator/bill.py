@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,6 +103,14 @@ class Bill:
     def snapshot(self) -> tuple[tuple[Line, ...], Usage]:
         """All lines and their sum, at one moment."""
         return tuple(self._lines.values()), self._totals
+
+    def of(self, client_ref: str | None) -> tuple[tuple[Line, ...], Usage]:
+        """The lines of one caller's reference and their sum, at one moment; None: all."""
+        lines, totals = self.snapshot()
+        if client_ref is None:
+            return lines, totals
+        own = tuple(line for line in lines if line.client_ref == client_ref)
+        return own, reduce(lambda total, line: _sum(total, line.usage, 1), own, NOTHING)
 
     @property
     def lines(self) -> tuple[Line, ...]:

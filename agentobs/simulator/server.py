@@ -194,8 +194,11 @@ async def _model(provider: Provider, request: web.Request) -> web.Response:
 
 
 async def _get_bill(provider: Provider, request: web.Request) -> web.StreamResponse:
-    """One moment's bill, written in pieces so that a long one does not hold up the requests of others."""
-    lines, totals = provider.bill.snapshot()
+    """One moment's bill, written in pieces so that a long one does not hold up the requests of others.
+
+    `?client_ref=` asks for the lines of one attempt, and their sum.
+    """
+    lines, totals = provider.bill.of(request.query.get("client_ref"))
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     await response.write(b'{"requests": [')

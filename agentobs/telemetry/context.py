@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from contextvars import Token
 from pathlib import Path
@@ -70,11 +70,13 @@ class _Attached(AbstractContextManager[None]):
             detach(self._token)
 
 
-def step_context(record: Record) -> AbstractContextManager[None]:
+def step_context(record: Record, chosen: Callable[[str], bool] = lambda _: True) -> AbstractContextManager[None]:
     """What is current while a record's code runs, for `with`.
 
     Run, execution, step: their span, so that spans which user code makes nest under it (it is exported later, from
-    the journal). Attempt: client instrumentation is suppressed, since the attempt has its own span.
+    the journal). User code's spans are sampled by what `chosen` says of the run's id: of a run whose trace is kept
+    only for what became of it, they are missing. Attempt: client instrumentation is suppressed, since the attempt
+    has its own span.
     """
     match record:
         case Attempt() | Note():
@@ -85,8 +87,9 @@ def step_context(record: Record) -> AbstractContextManager[None]:
             run_id, own = record.run_id, execution_span_id(record.run_id, record.number)
         case Step():
             run_id, own = record.run_id, step_span_id(record)
-    # Sampled: a parent-based sampler would drop user spans under an unsampled parent.
-    context = SpanContext(int(trace_id(run_id), 16), int(own, 16), is_remote=False, trace_flags=_SAMPLED)
+    # A parent-based sampler drops user spans under an unsampled parent.
+    flags = _SAMPLED if chosen(run_id) else TraceFlags.get_default()
+    context = SpanContext(int(trace_id(run_id), 16), int(own, 16), is_remote=False, trace_flags=flags)
     return _Attached(set_span_in_context(NonRecordingSpan(context)))
 
 

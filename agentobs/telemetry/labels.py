@@ -42,6 +42,7 @@ class WorkflowLabels:
     """A workflow as labels see it: what it may call is declared, so its label sets are known."""
 
     name: str
+    version: str = ""
     agents: tuple[AgentLabels, ...] = ()
     steps: tuple[str, ...] = ()  # names of function steps
 

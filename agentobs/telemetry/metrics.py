@@ -71,7 +71,9 @@ class Metrics:
         self.registry.register(self._histograms)
         self._readings: Final = Readings()
         self._workflows: tuple[str, ...] = ()
+        self._versions: Reading = {}
         self._now = 0.0  # of the batch in hand, s
+        self._traced = True  # the unit in hand: an exemplar must lead to a trace
         self._running: Final[dict[str, str]] = {}  # run: workflow
         self._progress: Final[dict[str, int]] = {}  # run: latest commit
         self._rate_limits: Final[dict[Labels, float]] = {}
@@ -88,6 +90,7 @@ class Metrics:
     def create_at_zero(self, workflows: Sequence[WorkflowLabels]) -> None:
         """Make the label sets that alerts read, so that the first failure is an increase."""
         self._workflows = tuple(workflow.name for workflow in workflows)
+        self._versions = {(workflow.name, workflow.version): 1.0 for workflow in workflows}
         for metric, labels in counter_sets(workflows):
             self._counters.add(metric.name, labels, 0)
         for metric, labels in histogram_sets(workflows):
@@ -98,7 +101,8 @@ class Metrics:
         now = self._wall_ns()
         self._now = now / NS
         for unit in batch:
-            spans = _spans(unit.changes) if unit.deltas else {}
+            self._traced = unit.traced
+            spans = _spans(unit.changes) if unit.deltas and unit.traced else {}
             for name, labels, value in unit.deltas:
                 metric = names.METRICS.get(name)
                 span = spans.get(metric.span) if metric else None
@@ -193,7 +197,8 @@ class Metrics:
             self._show(metric, labels, max(end - start, 0) / NS, record)
 
     def _show(self, metric: Metric, labels: Labels, value: float, record: Run | Step | Attempt | Note) -> None:
-        self._histograms.series(metric, labels).observe(value, _identities(record)[metric.span], self._now)
+        span = _identities(record)[metric.span] if self._traced else None
+        self._histograms.series(metric, labels).observe(value, span, self._now)
 
     # ---- gauges ----
 
@@ -205,6 +210,7 @@ class Metrics:
         add((names.RATE_LIMIT,), lambda: (self._rate_limits.copy(),))
         add((names.DRIFT,), lambda: ({(kind,): value for kind, value in sources.drift().items()},))
         add((names.BUILD_INFO,), lambda: ({(version,): 1},))
+        add((names.WORKFLOW_INFO,), lambda: (self._versions,))
         add((names.JOURNAL_ERRORS,), partial(_single, sources.journal_errors))
         for metric, read in ((names.JOURNAL_BYTES, sources.journal_bytes), (names.DISK_FREE, sources.disk_free_bytes)):
             if read is not None:

@@ -55,6 +55,7 @@ URL: Final = "url.full"
 RUN_ID: Final = "agentobs.run.id"
 WORKFLOW: Final = "agentobs.workflow"
 VERSION: Final = "agentobs.version"
+WORKFLOW_VERSION: Final = "agentobs.workflow.version"
 EXECUTION_NUMBER: Final = "agentobs.execution.number"
 EXECUTION_REASON: Final = "agentobs.execution.reason"
 STEP_NUMBER: Final = "agentobs.step.number"
@@ -178,6 +179,8 @@ JOURNAL_BYTES: Final = _gauge("agentobs_journal_bytes", "", f"Size of the journa
 DISK_FREE: Final = _gauge("agentobs_disk_free_bytes", "", f"Free space on the journal's disk. {_MIN}")
 DRIFT: Final = _gauge("agentobs_accounting_drift", "kind", f"What the last audit found to differ. {_MAX}")
 BUILD_INFO: Final = _gauge("agentobs_build_info", "version", "Always 1. Processes: keep apart.")
+WORKFLOW_INFO: Final = _gauge("agentobs_workflow_info", "workflow version",
+    f"Always 1: which version of a workflow's code this process runs, empty where it has none. {_MAX}")
 
 RUN_SECONDS: Final = _histogram("gen_ai_invoke_workflow_duration_seconds", "gen_ai_workflow_name error_type",
     "Runs, from their creation to their first end.", _MINUTES, "run")

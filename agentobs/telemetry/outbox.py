@@ -1,8 +1,8 @@
 """From the journal's outbox to the endpoint: at least once, in a thread, never in the way of a run.
 
 What is committed is offered to a bounded queue. What the queue does not hold (the process just started, the queue
-was full, the endpoint is away) is read from the journal; nothing is lost by dropping it from memory. Only what the
-endpoint has taken, or refused for good, is reported as delivered.
+was full, the endpoint is away, sampling kept a run late) is read from the journal; nothing is lost by dropping it from
+memory. Only what the endpoint has taken, or refused for good, is reported as delivered.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class TraceOutbox:
             for row in owing:
                 owed = row[0]
                 self._pending += len(owed.spans)
-                if not self._behind and len(self._queue) < self._max_rows:
+                # The records of what was recalled are not at hand.
+                if not self._behind and not owed.recalled and len(self._queue) < self._max_rows:
                     self._queue.append(row)
                     self._queued += len(owed.spans)
                 else:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
-from agentobs.records import trace_id
+from agentobs.records import Attempt, Execution, Run, Step, trace_id
 from agentobs.telemetry import names
 
 Value: TypeAlias = str | int | float | bool | tuple[str, ...]
@@ -44,12 +44,15 @@ class SpanData:
     link: Link | None = None
 
 
-def common(
-    run_id: str, workflow: str, version: str, execution: int = 1, reason: str | None = None
-) -> dict[str, Value | None]:
-    found: dict[str, Value | None] = {names.RUN_ID: run_id, names.WORKFLOW: workflow, names.VERSION: version}
-    if execution > 1:  # the root stands for execution 1
-        found |= {names.EXECUTION_NUMBER: execution, names.EXECUTION_REASON: reason}
+def common(record: Run | Execution | Step | Attempt, execution: int = 1) -> dict[str, Value | None]:
+    found: dict[str, Value | None] = {
+        names.RUN_ID: record.id if isinstance(record, Run) else record.run_id,
+        names.WORKFLOW: record.workflow,
+        names.VERSION: record.version,
+        names.WORKFLOW_VERSION: record.workflow_version,
+    }
+    if not isinstance(record, Run) and execution > 1:  # the root stands for execution 1
+        found |= {names.EXECUTION_NUMBER: execution, names.EXECUTION_REASON: record.reason}
     return found
 
 

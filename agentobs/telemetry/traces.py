@@ -94,7 +94,7 @@ def run_span(run: Run) -> SpanData:
         span_id("run", run.id),
         None,
         (run.created_at, run.first_ended_at),
-        common(run.id, run.workflow, run.version)
+        common(run)
         | {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: run.workflow, names.ERROR_TYPE: error},
         link=caller(run.traceparent),
     )
@@ -110,7 +110,7 @@ def execution_span(execution: Execution) -> SpanData:
         span_id("execution", execution.run_id, execution.number),
         span_id("run", execution.run_id),
         (execution.started_at, execution.ended_at),
-        common(execution.run_id, execution.workflow, execution.version, execution.number, execution.reason)
+        common(execution, execution.number)
         | {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: execution.workflow, names.ERROR_TYPE: error},
     )
 
@@ -145,7 +145,7 @@ def step_span(step: Step) -> SpanData:
         step_span_id(step),
         parent,
         (step.started_at, step.ended_at),
-        common(step.run_id, step.workflow, step.version, step.execution, step.reason) | own,
+        common(step, step.execution) | own,
     )
 
 
@@ -161,7 +161,7 @@ def turn_span(attempt: Attempt) -> SpanData:
         turn_span_id(attempt),
         span_id("step", attempt.run_id, attempt.execution, attempt.key),
         (attempt.turn_started_at, attempt.ended_at),
-        common(attempt.run_id, attempt.workflow, attempt.version, attempt.execution, attempt.reason)
+        common(attempt, attempt.execution)
         | {
             names.OPERATION: names.CHAT,
             names.PROVIDER: provider_name(attempt.provider),
@@ -194,7 +194,7 @@ def attempt_span(attempt: Attempt) -> SpanData:
         attempt_span_id(attempt),
         turn_span_id(attempt),
         (attempt.started_at, attempt.ended_at),
-        common(attempt.run_id, attempt.workflow, attempt.version, attempt.execution, attempt.reason)
+        common(attempt, attempt.execution)
         | {
             names.HTTP_METHOD: names.POST,
             names.URL: url,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -18,10 +19,16 @@ LOOK_S: Final = 1.0  # between checks whether the file was moved
 EXIT_S: Final = 2.0  # how long the process's end waits for lines to be written
 
 
-class LineWriter:
-    """Appends lines to a file, opened anew when it was moved or `reopen` was called, or to a text stream.
+class _NoFileError(Exception):
+    """There is nothing to write to now."""
 
-    `on_dropped(count)` gives the line that tells how many were dropped, once lines can be written again.
+
+class LineWriter:
+    """Appends lines to a file, opened anew when it was moved, or to a text stream.
+
+    `on_dropped(count)` gives the line that tells how many were dropped, once lines can be written again. A file that
+    cannot be opened anew is tried again each second: until then lines go on into the file that was moved, and where
+    that is gone they wait. Trouble with a file is told on stderr, once until it is over.
     """
 
     def __init__(self, target: Path | TextIO, *, on_dropped: Callable[[int], str], max_lines: int = MAX_LINES) -> None:
@@ -34,8 +41,8 @@ class LineWriter:
         self._idle: Final = threading.Condition()
         self._writing = False
         self._stop = False
-        self._reopen = False
-        self._looked = 0.0
+        self._looked = -LOOK_S
+        self._troubled = False
         self._file: int | None = None
         if isinstance(target, Path):
             self._open(target)  # at once, so that a wrong path is told at start
@@ -57,8 +64,8 @@ class LineWriter:
             self._wanted.set()
 
     def reopen(self) -> None:
-        """Open the file again before the next line (SIGHUP, after a rotation)."""
-        self._reopen = True
+        """See before the next line whether the file was moved (SIGHUP, after a rotation)."""
+        self._looked = -LOOK_S
 
     def flush(self, timeout_s: float = EXIT_S) -> bool:
         """Wait until everything queued so far is written; False when that takes longer."""
@@ -89,8 +96,13 @@ class LineWriter:
             lines = self._gathered()
             try:
                 self._put("".join(f"{line}\n" for line in lines))
-            except (OSError, ValueError):  # the disk is full, the pipe or stream is closed
+            except _NoFileError:
+                self._lines.extendleft(reversed(lines))
+                self._wanted.set()
+                time.sleep(LOOK_S)
+            except (OSError, ValueError) as error:  # the disk is full, the pipe or stream is closed
                 self._dropped += len(lines)
+                self._complain(error, "lines are lost, and counted once it can be written")
                 time.sleep(GATHER_S)
             finally:
                 with self._idle:
@@ -124,16 +136,38 @@ class LineWriter:
                 if self._stop:
                     raise
                 time.sleep(GATHER_S)
+        if self._troubled and isinstance(self._target, Path) and _is_at(self._file, self._target):
+            self._troubled = False
 
     def _look(self, path: Path) -> None:
         now = time.monotonic()
-        moved = False
-        if now - self._looked >= LOOK_S or self._file is None:
-            self._looked = now
-            moved = not _is_at(self._file, path)
-        if moved or self._reopen:
-            self._reopen = False
+        if now - self._looked < LOOK_S and self._file is not None:
+            return
+        self._looked = now
+        if _is_at(self._file, path):
+            return
+        try:
             self._open(path)
+        except OSError as error:
+            if self._file is not None and os.fstat(self._file).st_nlink:
+                self._complain(error, "until it can be opened, lines go on into the file that was there before")
+                return
+            self._complain(
+                error, f"until it can be opened or this process ends, up to {self._max_lines:,} lines wait in memory"
+            )
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+            raise _NoFileError from error
+
+    def _complain(self, error: Exception, consequence: str) -> None:
+        if self._troubled or not isinstance(self._target, Path):
+            return
+        self._troubled = True
+        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"agentobs: AGENTOBS_LOG_FILE {self._target}: {reason}; {consequence}\n")
+            sys.stderr.flush()
 
     def _open(self, path: Path) -> None:
         opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -57,7 +57,6 @@ def made() -> str:
                     none="no run",
                 ),
                 Query(share(grown(names.COST, WORKFLOW), grown(names.RUNS, WORKFLOW))),
-                decimals=3,
             ),
             number(
                 Face(
@@ -170,10 +169,10 @@ def made() -> str:
             bars(
                 Face(
                     id=Money.TOKENS,
-                    title="Tokens, by class",
+                    title="Tokens per minute, by class",
                     about="What is paid for: output is the dearest class, cache reads the cheapest; input that grows "
                     "without more runs is conversations that grow.",
-                    unit=PER_MINUTE,
+                    unit=COUNT,
                 ),
                 Query(some(per_minute(names.TOKENS_TOTAL, *WHO, by=("kind",))), "{{kind}}", exemplar=True),
             ),
@@ -216,7 +215,7 @@ def made() -> str:
                     for usage in (PARTIAL, UNKNOWN)
                 ),
             ),
-            number(
+            rows(
                 Face(
                     id=Money.DRIFT,
                     title="Accounting drift",
@@ -225,9 +224,9 @@ def made() -> str:
                     unit=COUNT,
                     none="No audit yet",
                 ),
-                Query(gauge("max", names.DRIFT, by=("kind",)), "{{kind}}"),
-                (0, GOOD),
-                (1, BAD),
+                Column(title="Kind", label="kind"),
+                Column(title="Differences", query=gauge("max", names.DRIFT, by=("kind",)), width=110),
+                sort="Differences",
             ),
         ),
     )

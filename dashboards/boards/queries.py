@@ -50,10 +50,6 @@ def quantile(q: float, metric: Metric, *matchers: str, by: Iterable[str] = (), w
     return f"histogram_quantile({q}, {take(metric, *matchers, by=(*by, 'le'), part='_bucket')})"
 
 
-def mean(metric: Metric, *matchers: str, by: Iterable[str] = ()) -> str:
-    return share(rate(metric, *matchers, by=by, part="_sum"), rate(metric, *matchers, by=by, part="_count"))
-
-
 def gauge(operator: str, metric: Metric, *matchers: str, by: Iterable[str] = ()) -> str:
     """`operator` is how the metric's HELP says that processes are combined."""
     return f"{aggregate(operator, by)} ({select(metric, *matchers)})"

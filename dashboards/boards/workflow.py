@@ -9,7 +9,6 @@ from dashboards.board import board, row
 from dashboards.boards.queries import (
     WORKFLOW,
     grown,
-    mean,
     per_minute,
     quantile,
     rate,
@@ -107,7 +106,6 @@ def made() -> str:
                     none="no run",
                 ),
                 Query(share(grown(names.COST, WORKFLOW), grown(names.RUNS, WORKFLOW))),
-                decimals=3,
             ),
         ),
         row(
@@ -156,7 +154,8 @@ def made() -> str:
                     unit=SECONDS,
                     none="No run ended",
                 ),
-                Query(rate(names.RUN_SECONDS, OF_RUN, by=("le",), part="_bucket"), "{{le}}", exemplar=True),
+                Query(per_minute(names.RUN_SECONDS, OF_RUN, by=("le",), part="_bucket"), "{{le}}", exemplar=True),
+                "runs a minute",
             ),
             lines(
                 Face(
@@ -210,19 +209,21 @@ def made() -> str:
                 ),
                 JaegerSearch("A", service=names.SCOPE, tags="error=true", limit=50),
             ),
+            widths=(10, 14),
         ),
         row(
             8,
-            lines(
+            heat(
                 Face(
                     id=Workflow.DEBATE_ROUNDS,
                     title="Debate rounds",
-                    about="Rounds that a debate takes on average, each of them paid; when it nears the limit of the "
-                    "workflow the critic accepts too little or the author cannot do better.",
+                    about="How many debates took how many rounds, each of them paid; when most are near the limit of "
+                    "the workflow, click a dot to see in its trace what the critic does not accept.",
                     unit=COUNT,
-                    none="No debate",
+                    none="No debate ended",
                 ),
-                Query(mean(*DEBATES, by=BY), "{{workflow}}", exemplar=True),
+                Query(per_minute(*DEBATES, by=("le",), part="_bucket"), "{{le}}", exemplar=True),
+                "debates a minute",
             ),
             lines(
                 Face(

@@ -45,7 +45,7 @@ async def publish(text: str, idempotency_key: str = "") -> str:
     return f"{len(text)} characters as {idempotency_key[-6:]}"
 
 
-@workflow(agents=[planner, scribe, clerk], steps=[collect, publish])
+@workflow(agents=[planner, scribe, clerk], steps=[collect, publish], version="2026.11")
 async def sequence(run: RunContext, input: dict[str, str]) -> str:
     """One after the other, plain and streamed, between function steps."""
     found = await run.step(collect, input["topic"])

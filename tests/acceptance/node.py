@@ -27,8 +27,8 @@ class Ended:
     errors: str
 
 
-def required_packages() -> Path:
-    """The `node_modules` of the lock file, installed once into the user's cache.
+def required_packages(source: Path = PACKAGES) -> Path:
+    """The `node_modules` of the lock file in `source`, installed once into the user's cache.
 
     Skips what asks for it, with the reason, where that cannot be; fails it if AGENTOBS_TEST_REQUIRE names node.
     """
@@ -37,21 +37,21 @@ def required_packages() -> Path:
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.lstrip("v").partition(".")[0]) < OLDEST:
         _lacking(f"found node {version}, {OLDEST} or newer is needed")
-    lock = hashlib.sha256((PACKAGES / "package-lock.json").read_bytes()).hexdigest()[:16]
+    lock = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentobs-tests"
     folder = cache / f"node-{lock}"
     if not folder.exists():
-        _install(cache, folder)
+        _install(source, cache, folder)
     return folder / "node_modules"
 
 
-def _install(cache: Path, folder: Path) -> None:
+def _install(source: Path, cache: Path, folder: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(PACKAGES / name, new)
+            shutil.copy(source / name, new)
         ended = subprocess.run(
             ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
             cwd=new,

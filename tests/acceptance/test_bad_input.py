@@ -246,7 +246,7 @@ def test_a_full_disk_pauses_and_nothing_is_lost(tmp_path: Path):
         again = service.submit("polite", "too late", Idempotency_Key="while-full")["id"]
         ended = service.wait_ended([*accepted, again])
         assert {one["status"] for one in ended.values()} == {"succeeded"}
-        assert service.events("journal.paused") and service.events("journal.resumed")
+        assert "reason" in service.events("journal.paused")[0] and service.events("journal.resumed")
         books = here.close_the_books()
     books.check()
     assert not [one for one in books.journal.attempts if one["usage"] != "exact"], "the answers in hand were kept"

@@ -119,6 +119,7 @@ def test_help_lists_the_commands_and_nothing_that_does_not_exist_yet(folder: Fol
         "serve",
         "simulate",
         "demo",
+        "traffic",
         "run",
         "workflows",
         "settings",

@@ -15,7 +15,11 @@ from agentobs.records import ERROR_TYPES
 from agentobs.simulator import faults
 from tests.acceptance.harness import ROOT, SimulatorThread, world
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "runbooks").glob("*.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -173,7 +177,8 @@ def test_every_make_target_and_command_that_is_named_exists():
     ).stdout
     for command in set(
         re.findall(
-            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|migrate|init|replay|doctor|drill)\b", told
+            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|traffic|migrate|init|replay|doctor|drill)\b",
+            told,
         )
     ):
         assert f" {command} " in help_text

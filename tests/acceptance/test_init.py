@@ -112,10 +112,20 @@ def test_the_readme_of_the_new_project_tells_of_commands_that_exist(shop):
     assert told.index("agentobs serve") < told.index("docker compose")
 
 
-def test_a_compose_file_is_promised_only_once_this_repository_has_it(shop):
-    for name in ("README.md", "compose.override.yml"):
-        told = " ".join((shop / name).read_text().replace("#", " ").split())
-        assert ("a later release" in told) != (ROOT / "docker-compose.yml").exists(), name
+def test_the_compose_override_changes_the_service_of_this_repositorys_stack(shop):
+    override = yaml.safe_load((shop / "compose.override.yml").read_text())["services"]
+    stack = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert override.keys() == {"agentobs"} < stack.keys()
+    assert "AGENTOBS_WORKFLOWS" in stack["agentobs"]["environment"]  # replaced, and not one of another name
+    targets = [
+        str(one).split(":")[-2] if isinstance(one, str) else one["target"] for one in stack["agentobs"]["volumes"]
+    ]
+    assert override["agentobs"]["environment"]["PYTHONPATH"] not in targets
+    commands = re.findall(r"(?:^|#   )(docker compose .*)$", (shop / "README.md").read_text(), re.MULTILINE)
+    commands += re.findall(r"^#   (docker compose .*)$", (shop / "compose.override.yml").read_text(), re.MULTILINE)
+    assert len(commands) == 2 and len(set(commands)) == 1
+    for path in re.findall(r"\.\./agentobs/(\S+)", (shop / "README.md").read_text()):
+        assert (ROOT / path).exists(), path
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_as_it_was(shop):

@@ -322,6 +322,8 @@ class Due:
             "agentobs.workflow": self._journal.run[run_id]["workflow"],
             "agentobs.version": __version__,
         }
+        if found["agentobs.workflow"] == "sequence":  # which alone says its version
+            found["agentobs.workflow.version"] = "2026.11"
         if execution > 1:
             found["agentobs.execution.number"] = execution
             found["agentobs.execution.reason"] = self._executions[run_id, execution]["reason"]

@@ -55,7 +55,7 @@ class MemoryService:
     def __init__(self) -> None:
         self.details_by_id: dict[str, RunDetail] = {}
         self.registry = Registry()
-        self.registry.add(declare(article, agents=[Agent(name="writer", model="claude-x")]))
+        self.registry.add(declare(article, agents=[Agent(name="writer", model="claude-x")], version="2026-11"))
         self.registry.add(declare(anything))
         self.reader = self
         self.live = Hub(self)
@@ -470,9 +470,10 @@ async def test_an_id_of_no_run_is_not_found(api, path, run_id):
 async def test_the_workflows_are_listed_with_their_schemas_and_models(api):
     assert (await api.get("/v1/workflows")).json() == {
         "workflows": [
-            {"name": "anything", "description": "", "input_schema": {}, "agents": []},
+            {"name": "anything", "version": None, "description": "", "input_schema": {}, "agents": []},
             {
                 "name": "article",
+                "version": "2026-11",
                 "description": "Write one.",
                 "input_schema": Article.model_json_schema(),
                 "agents": [{"name": "writer", "model": "claude-x"}],

@@ -98,6 +98,74 @@ async def test_an_older_schema_is_refused_with_the_command_that_mends_it(path, m
         open_reader(path)
 
 
+def version_1(path, tmp_path, monkeypatch):
+    """A journal as the first version of agentobs made it: by its migration alone."""
+    shipped = tmp_path / "shipped" / "sqlite"
+    shipped.mkdir(parents=True)
+    for file in (migrate._FOLDER / "sqlite").glob("0001_*"):
+        (shipped / file.name).write_text(file.read_text())
+    with monkeypatch.context() as then:
+        then.setattr(migrate, "_FOLDER", shipped.parent)
+        assert migrate.migrate_sqlite(path) == (0, 1)
+    db = sqlite3.connect(path)
+    db.execute(
+        "INSERT INTO runs (id, workflow, status, version, tags, request_hash, created_at, epoch, next_reason, "
+        "resumed_from, recoveries, seq, input) "
+        "VALUES ('r', 'w', 'running', '0', '{}', '', 5, 1, 'recovered', 0, 0, 1, '1')"
+    )
+    db.execute(
+        "INSERT INTO executions VALUES ('r', 1, 'started', 'w', 'o', 1, '0', 5, NULL, NULL, NULL, 0, 0, 2, NULL)"
+    )
+    db.commit()
+    db.close()
+
+
+async def test_a_journal_of_the_first_version_is_migrated_and_its_runs_go_on(path, tmp_path, monkeypatch):
+    version_1(path, tmp_path, monkeypatch)
+    with pytest.raises(SchemaMismatch, match="schema version 1, this agentobs needs 2; back it up, then run 'agentobs"):
+        await open_journal(path, worker="w")
+    assert migrate.migrate_sqlite(path) == (1, 2)
+    journal = await open_journal(path, worker="w", export_requested=True)
+    claim = await journal.claim("r", worker="w", version="1", max_recoveries=3, workflow_versions={"w": "2"})
+    detail = await journal.detail("r")
+    assert [one.workflow_version for one in detail.executions] == [None, "2"]
+    assert (claim.run.workflow_version, detail.run.workflow_version) == (None, None)
+    await journal.close()
+
+
+async def test_a_run_and_its_executions_keep_the_version_of_the_workflow_that_ran_them(path):
+    """The root stands for execution 1; steps and attempts have their execution's; what is published is what is kept."""
+    published = []
+    run = a_run()
+    for version in ("1", "2"):
+        journal = await open_journal(path, worker="w", export_requested=True)
+        journal.subscribe(published.extend)
+        if version == "1":
+            await journal.submit(run, max_queued=10)
+            assert (await journal.run(run.id)).workflow_version is None, "nobody runs it yet"
+        claim = await journal.claim(
+            run.id, worker="w", version="0", max_recoveries=3, workflow_versions={"w": version, "other": "9"}
+        )
+        assert (claim.run.workflow_version, claim.execution.workflow_version) == ("1", version)
+        step = Step(
+            run_id=run.id, number=claim.next_step, execution=claim.execution.number, key=f"k{version}", kind="function",
+            name="f", started_at=time.time_ns(), seq=claim.next_seq, workflow="w", version="0",
+            workflow_version=claim.execution.workflow_version, reason=claim.execution.reason,
+        )  # fmt: skip
+        await journal.commit(Fence(run.id, claim.run.epoch), [Change(OPENED, step)])
+        closed = dataclasses.replace(step, status="succeeded", ended_at=step.started_at + 1, end_seq=step.seq + 1)
+        await journal.commit(Fence(run.id, claim.run.epoch), [Change(CLOSED, closed)])
+        detail = await journal.detail(run.id)
+        assert detail.steps[-1] == closed
+        assert detail.run == claim.run
+        pending = await journal.pending_spans(0, 100)
+        await journal.close()
+    assert [one.workflow_version for one in detail.executions] == ["1", "2"]
+    assert [one.workflow_version for one in detail.steps] == ["1", "2"]
+    owed = [change.record for unit in published if unit.owed for change in unit.changes if change.verb == CLOSED]
+    assert [one.record for _, changes in pending for one in changes] == [one for one in owed if isinstance(one, Step)]
+
+
 @pytest.mark.parametrize(("ahead", "accepted"), [(1, True), (2, False)])
 async def test_the_next_schema_is_accepted_and_one_beyond_it_is_not(path, ahead, accepted):
     await (await open_journal(path, worker="w")).close()

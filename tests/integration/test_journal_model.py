@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agentobs.errors import AgentobsError
 from agentobs.journal.protocol import Claim, Fence, Published, RunQuery, Submitted
+from agentobs.journal.sampling import EVERY_RUN, Sampling
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.records import (
     AGENT,
@@ -50,7 +51,7 @@ from agentobs.records import (
     Step,
     new_run_id,
 )
-from tests.integration.journal_model import JournalModel, Refused, deltas, identity
+from tests.integration.journal_model import JournalModel, Refused, Unit, deltas, identity
 
 EXAMPLES = int(os.environ.get("AGENTOBS_FUZZ", "0"))
 MAX_RECOVERIES = 2
@@ -128,12 +129,22 @@ class JournalMachine(RuleBasedStateMachine):
 
     def _open(self, path: Path) -> SqliteJournal:
         journal = self._do(
-            open_journal(path, worker="w", deltas=deltas, export_requested=True, wall_ns=lambda: self.now)
+            open_journal(
+                path,
+                worker="w",
+                deltas=deltas,
+                export_requested=True,
+                sampling=self._sampling(),
+                wall_ns=lambda: self.now,
+            )
         )
         self.published: list[Published] = []
         self.beside = sqlite3.connect(path)
         journal.subscribe(self._hear)
         return journal
+
+    def _sampling(self) -> Sampling:
+        return EVERY_RUN
 
     def _hear(self, batch: Sequence[Published]) -> None:
         """What is published has been committed: another connection sees it, now."""
@@ -209,14 +220,19 @@ class JournalMachine(RuleBasedStateMachine):
         for one, unit in zip(published[self.checked :], units[self.checked :], strict=True):
             assert [bare(c) for c in one.changes] == [bare(c) for c in unit.changes]
             assert list(one.deltas) == [delta for c in one.changes for delta in deltas(c)]
-            assert (one.owed.id if one.owed else None) == unit.owed
-            if one.owed:
-                assert one.owed.spans == self.model.outbox[unit.owed]
+            self._check_owed(one, unit)
             for (_, ours), (verb, theirs) in zip(unit.changes, one.changes, strict=True):
                 self._adopt_numbers(verb, ours, theirs)
         self.checked = len(units)
 
     checked = 0
+
+    def _check_owed(self, one: Published, unit: Unit) -> None:
+        assert (one.owed.id if one.owed else None) == unit.owed
+        assert one.traced
+        if one.owed:
+            assert one.owed.spans == self.model.outbox[unit.owed]
+            assert not one.owed.recalled
 
     def _adopt_numbers(self, verb: str, ours: Any, theirs: Any) -> None:
         run_id = theirs.id if isinstance(theirs, Run) else theirs.run_id

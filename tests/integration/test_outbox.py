@@ -58,11 +58,13 @@ class FakeJournal:
         self._last = 0
         self._lock = threading.Lock()
 
-    def publish(self, *changes: Change, at: int | None = None) -> None:
+    def publish(self, *changes: Change, at: int | None = None, earlier: Sequence[Change] = ()) -> None:
+        """`earlier`: changes of units that owed nothing, whose spans this one owes too."""
         with self._lock:
             self._last += 1
-            owed = Owed(self._last, time.time_ns() if at is None else at, owed_spans(changes))
-            self.rows[owed.id] = (owed, changes)
+            whole = (*earlier, *changes)
+            owed = Owed(self._last, time.time_ns() if at is None else at, owed_spans(whole), recalled=bool(earlier))
+            self.rows[owed.id] = (owed, whole)
         self.subscriber([Published(changes, (), owed)])
 
     def read(self, after: int, limit: int) -> Sequence[tuple[Owed, tuple[Change, ...]]]:
@@ -505,6 +507,30 @@ async def test_rows_added_without_an_offer_are_found_on_request(sink: OtlpSink, 
         outbox.rescan()
         await until(lambda: not journal.rows)
     assert taken(sink) == {*first, *filled}
+
+
+async def test_spans_that_earlier_units_owed_nothing_for_are_read_from_the_journal(
+    sink: OtlpSink, journal: FakeJournal
+) -> None:
+    """Sampling kept a run late: of the unit that shows it, the journal alone has all the records."""
+    withheld = Change(CLOSED, attempt())
+    async with exporting(journal, sink) as outbox:
+        first = publish(journal, 2, first=7)
+        await until(lambda: not journal.rows)
+        reads = journal.reads
+        journal.publish(Change(CLOSED, step(status=FAILED, error_type="tool_error")), earlier=[withheld])
+        assert outbox.stats()[0] == 3
+        then = publish(journal, 2, first=9)
+        await until(lambda: not journal.rows)
+        assert journal.reads > reads
+        await until(lambda: outbox.stats() == (0, None))
+        reads = journal.reads
+        last = publish(journal, 1, first=11)
+        await until(lambda: not journal.rows)
+        assert journal.reads == reads, "from then on from memory again"
+    assert len(sink.spans) == 8
+    assert taken(sink) > {*first, *then, *last}
+    assert journal.counted == {"ok": 8}
 
 
 async def test_a_journal_that_cannot_be_read_is_asked_again(

@@ -690,6 +690,17 @@ async def test_the_bill_lists_every_request_in_order_with_the_callers_reference(
     assert bill == sim.bill.report()
 
 
+async def test_the_bill_of_one_reference_holds_its_lines_alone(client, http):
+    for name in ("one", "two", "one"):
+        await client.messages.create(**ASK, extra_headers={"x-agentobs-attempt": name})
+    whole = (await http.get("/_bill")).json()["requests"]
+    one = (await http.get("/_bill", params={"client_ref": "one"})).json()
+    assert one["requests"] == [whole[0], whole[2]]
+    assert one["totals"] == {name: 2 * count for name, count in whole[0]["usage"].items()}
+    none = (await http.get("/_bill", params={"client_ref": "three"})).json()
+    assert none == {"requests": [], "totals": NOTHING.as_json()}
+
+
 async def test_an_emptied_bill_is_empty(client, http):
     await client.messages.create(**ASK)
     assert (await http.delete("/_bill")).status_code == 204

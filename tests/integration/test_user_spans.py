@@ -84,6 +84,18 @@ async def test_user_spans_arrive_under_their_step(sink: OtlpSink) -> None:
     assert "service.instance.id" not in span.resource
 
 
+async def test_user_spans_of_a_run_that_the_share_leaves_out_are_not_made(sink: OtlpSink) -> None:
+    """They would arrive without the trace that they belong to."""
+    tracing = install_user_tracing(Target(endpoint=sink.endpoint), RESOURCE)
+    assert tracing is not None
+    for chosen in (False, True):
+        choose = {RUN_ID: chosen}.get
+        with step_context(step(), choose), trace.get_tracer("mine").start_as_current_span(f"chosen {chosen}"):
+            assert current()[0] == TRACE_ID
+    await tracing.close(5)
+    assert [span.name for span in sink.spans] == ["chosen True"]
+
+
 async def test_closing_keeps_its_deadline_and_the_loop_free(sink: OtlpSink) -> None:
     sink.hang()
     tracing = install_user_tracing(Target(endpoint=sink.endpoint, timeout_s=20.0), RESOURCE)

@@ -158,8 +158,10 @@ class Grafana:
 
 
 def has_data(result: Mapping[str, Any]) -> bool:
-    """Whether a frame of the result holds a value that is not a time (a number, not NaN) or, in a table, any row."""
+    """Whether a frame of the result holds a value other than times and NaN (which JSON has as null) and exemplars."""
     for frame in result.get("frames", []):
+        if frame["schema"].get("meta", {}).get("custom", {}).get("resultType") == "exemplar":
+            continue
         fields = frame["schema"].get("fields", [])
         for about, column in zip(fields, frame["data"]["values"], strict=False):
             if about["type"] != "time" and any(value is not None for value in column):

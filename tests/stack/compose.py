@@ -90,7 +90,7 @@ def _service(name: str, raw: Mapping[str, Any]) -> Service:
 
 
 def _published(port: str) -> tuple[int, int]:
-    _, host, container = port.split(":")
+    *_, host, container = port.split(":")
     return int(host), int(container)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds real observability servers from package registries only (Go modules, npm, Debian); nothing is cloned.
 #
-#   tests/stack/install.sh [component ...]        default: prometheus alertmanager jaeger collector loki grafana
+#   tests/stack/install.sh [component ...]        default: prometheus alertmanager jaeger collector loki grafana compose
 #   further: grafana-ui (Grafana's pages, for screenshots)
 #
 # Binaries go to $AGENTOBS_STACK_DIR/bin (default $HOME/.cache/agentobs-stack/bin); that directory is the
@@ -22,6 +22,7 @@ LOKI=3.7.8
 GRAFANA=1.9.2-0.20230609164553-81d85ce8028d  # main between 10.0 and 10.1; newer ones are not served as modules
 GRAFANA_NAME=10.1.0-pre
 WIRE=0.7.0
+COMPOSE=2.40.3          # `docker-compose config` needs no engine
 GO=1.26.7               # at least
 GO_PYPI=1.27.3
 
@@ -146,6 +147,14 @@ YAML
   publish "$WORK/otelcol/out/otelcol"
 }
 
+install_compose() { # exclude directives keep `go install` from it
+  local p=github.com/docker/compose/v2
+  module "$p@v$COMPOSE" "$WORK/compose"
+  quietly compose go -C "$WORK/compose" build -trimpath -ldflags "-s -w -X $p/internal.Version=v$COMPOSE" \
+    -o "$WORK/bin/docker-compose" ./cmd
+  publish "$WORK/bin/docker-compose"
+}
+
 install_loki() {
   module "github.com/grafana/loki/v3@v$LOKI" "$WORK/loki"
   # ./pkg/push is a module of its own, so it is not in the zip; the version that go.mod requires is used instead
@@ -221,6 +230,7 @@ component() { # component NAME
     jaeger) stamp=jaeger@$JAEGER; files=("$BIN/jaeger") ;;
     collector) stamp=collector@$COLLECTOR; files=("$BIN/otelcol") ;;
     loki) stamp=loki@$LOKI; files=("$BIN/loki") ;;
+    compose) stamp=compose@$COMPOSE; files=("$BIN/docker-compose") ;;
     grafana) stamp=grafana@$GRAFANA; files=("$BIN/grafana" "$DIR/grafana/public" "$DIR/grafana/conf") ;;
     grafana-ui) stamp=grafana-ui@$GRAFANA; files=("$BIN/grafana" "$DIR/grafana/public/views/index.html") ;;
     *) die "unknown component: $name" ;;
@@ -235,8 +245,8 @@ component() { # component NAME
 }
 
 case ${1:-} in -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p}' "$0"; exit 0 ;; esac
-[ $# -gt 0 ] || set -- prometheus alertmanager jaeger collector loki grafana
-for c; do case $c in prometheus | alertmanager | jaeger | collector | loki | grafana | grafana-ui) ;; *) die "unknown component: $c" ;; esac; done
+[ $# -gt 0 ] || set -- prometheus alertmanager jaeger collector loki grafana compose
+for c; do case $c in prometheus | alertmanager | jaeger | collector | loki | grafana | grafana-ui | compose) ;; *) die "unknown component: $c" ;; esac; done
 find_go
 if command -v flock >/dev/null; then
   exec 9>"$DIR/.lock"

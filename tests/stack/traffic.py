@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from typing import Any
 
 import httpx2
 
+from agentobs.simulator import faults as simulator
 from tests.acceptance.harness import TERMINAL, until
 from tests.stack.runner import Stack
 
@@ -112,12 +114,17 @@ def run(client: Client) -> dict[str, str]:
     for goal in FAILING:
         runs[goal] = client.submit("article", {"goal": goal})
         assert client.ended(runs[goal])["status"] == "failed"
-    # A histogram's series is born with its first observation: only the second one is an increase.
-    runs["notes undecided again"] = client.submit(
-        "release_notes", {"version": "1.2", "changes": ["No tea"], "rounds": 2}
-    )
+    # A histogram's series is born with its first observation: only the second one is an increase. And a scrape must see
+    # it before the process dies, which keeps totals alone.
+    again = {"version": "1.2", "changes": ["No tea"], "rounds": 2}
+    runs["notes undecided again"] = client.submit("release_notes", again)
+    runs["triage again"] = client.submit("triage", {"tickets": tickets, "at_once": 2})
     client.ended(runs["notes undecided again"])
+    client.ended(runs["triage again"])
+    time.sleep(1.5)
     runs["recovered"] = _kill(client)
+    never = [rule["fault"] for rule in client.simulator.get("/_faults").json() if not rule["applied"]]
+    assert never == [] and {rule["fault"] for rule in FAULTS} == set(simulator.FAULTS), "every fault there is"
     return runs
 
 

@@ -445,6 +445,111 @@ def test_a_file_that_was_moved_is_noticed(file: Path, how: str, monkeypatch: Any
     assert events(file) == ["service.stopped"]
 
 
+def trouble(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if "AGENTOBS_LOG_FILE" in line]
+
+
+def test_a_moved_file_is_written_on_until_its_path_can_be_opened(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder went with the file: no line is lost, stderr says so once, and the path is tried again."""
+    monkeypatch.setattr("agentobs.telemetry.writer.LOOK_S", 0.0)
+    folder, moved = tmp_path / "logs", tmp_path / "old"
+    folder.mkdir()
+    path = folder / "agentobs.log"
+    logs.configure(file=path)
+    try:
+        for number in range(3):
+            logs.emit("service.warning", "warning", number=number)
+            logs.flush()
+            if number == 0:
+                folder.rename(moved)
+        assert len(events(moved / "agentobs.log")) == 3
+        (told,) = trouble(capsys)
+        assert told == (
+            f"agentobs: AGENTOBS_LOG_FILE {path}: No such file or directory; until it can be opened, lines go on into "
+            "the file that was there before"
+        )
+        folder.mkdir()
+        logs.emit("service.stopped")
+        assert events(path) == ["service.stopped"]
+        folder.rename(tmp_path / "again")
+        logs.emit("service.stopped")
+        logs.flush()
+        assert len(trouble(capsys)) == 1, "trouble that was over is told anew"
+    finally:
+        logs.reset()
+
+
+def test_lines_wait_while_their_file_is_gone_and_cannot_be_made(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agentobs.telemetry.writer.LOOK_S", 0.5)  # one try, and then the one that succeeds
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path = folder / "agentobs.log"
+    writer = LineWriter(path, on_dropped=lambda count: f"dropped {count}", max_lines=100)
+    try:
+        path.unlink()
+        folder.rmdir()
+        writer.reopen()
+        for number in range(150):
+            writer.write(str(number))
+        assert not writer.flush(0.2)
+        (told,) = trouble(capsys)
+        assert told.endswith("until it can be opened or this process ends, up to 100 lines wait in memory")
+        folder.mkdir()
+        assert writer.flush(5)
+        lines = path.read_text().splitlines()
+        kept = len(lines) - 1
+        assert kept >= 100
+        assert lines == [*(str(number) for number in range(kept)), f"dropped {150 - kept}"]
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("how", ["by the look of it", "on SIGHUP"])
+def test_no_line_is_lost_or_doubled_when_the_file_is_rotated_while_it_is_written(
+    file: Path, how: str, monkeypatch: Any
+) -> None:
+    """As logrotate does it: moved away, and (`create`) an empty file made in its place, again and again."""
+    monkeypatch.setattr("agentobs.telemetry.writer.LOOK_S", 60.0 if how == "on SIGHUP" else 0.0)
+    rotated = []
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not done.is_set():
+            logs.emit("service.warning", "warning", number=number)
+            number += 1
+            if not number % 50:
+                time.sleep(0.001)
+        logs.flush()
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        for turn in range(8):
+            deadline = time.monotonic() + 10
+            while not file.exists() or not file.stat().st_size:
+                assert time.monotonic() < deadline, "the new file is never written"
+                time.sleep(0.005)
+            rotated.append(file.with_suffix(f".{turn}"))
+            file.rename(rotated[-1])
+            if turn % 2:
+                file.touch()
+            if how == "on SIGHUP":
+                logs.reopen()
+    finally:
+        done.set()
+        writing.join()
+    logs.emit("service.stopped")
+    logs.flush()
+    numbers = [json.loads(line).get("number") for path in (*rotated, file) for line in path.read_text().splitlines()]
+    assert numbers == [*range(len(numbers) - 1), None]
+    assert len(numbers) > 100
+
+
 def test_a_wrong_path_is_told_at_start(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         logs.configure(file=tmp_path / "absent" / "agentobs.log")

@@ -34,7 +34,9 @@ from agentobs.telemetry.metrics import Metrics, Sources
 from tests.factories import MODEL, RUN_ID, TRACE_ID, attempt, execution, failed_attempt, note, run, seconds, step
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-WORKFLOWS = (WorkflowLabels(name="article", agents=(AgentLabels(name="writer", model=MODEL),), steps=("fetch",)),)
+WORKFLOWS = (
+    WorkflowLabels(name="article", version="1.4", agents=(AgentLabels(name="writer", model=MODEL),), steps=("fetch",)),
+)
 WHO = {"workflow": "article", "agent": "writer", "model": MODEL}
 
 # INTERFACE.md, "Metrics": the names with their labels.
@@ -69,6 +71,7 @@ INTERFACE = {
     "agentobs_event_loop_lag_seconds": "",
     "agentobs_accounting_drift": "kind",
     "agentobs_build_info": "version",
+    "agentobs_workflow_info": "workflow version",
     "gen_ai_invoke_workflow_duration_seconds": "gen_ai_workflow_name error_type",
     "gen_ai_invoke_agent_duration_seconds": "gen_ai_agent_name gen_ai_request_model error_type",
     "gen_ai_client_inference_duration_seconds": f"{INFERENCE} error_type",
@@ -88,6 +91,10 @@ def made(**options: Any) -> Metrics:
 def unit(*changes: Change, extra: Sequence[Any] = ()) -> Published:
     found = [delta for change in changes for delta in deltas(change)]
     return Published(changes, (*found, *extra), None)
+
+
+def withheld(*changes: Change) -> Published:
+    return unit(*changes)._replace(traced=False)
 
 
 def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
@@ -271,6 +278,21 @@ def test_exemplars_lead_to_the_span_that_counted() -> None:
     assert (told.value, float(told.timestamp)) == (0.00035, seconds(20) / NS)
 
 
+def test_a_run_that_sampling_withholds_is_counted_and_gives_no_exemplar() -> None:
+    """An exemplar leads to a trace: there may never be one of this run."""
+    metrics = made()
+    metrics.observe(
+        [withheld(Change(CLOSED, attempt())), withheld(Change(CLOSED, step())), withheld(Change(CLOSED, run()))]
+    )
+    assert value(metrics, "agentobs_runs_total", workflow="article", outcome="succeeded", error_type="") == 1
+    assert not exemplars(metrics)
+    metrics.observe([unit(Change(CLOSED, run())), withheld(Change(CLOSED, run()))])
+    assert {name for name, _ in exemplars(metrics)} == {
+        "agentobs_runs_total",
+        "gen_ai_invoke_workflow_duration_seconds_bucket",
+    }
+
+
 def test_a_unit_that_closes_two_attempts_gives_neither_the_others_exemplar() -> None:
     metrics = made()
     other = attempt(number=1, step=2, key="other", agent="critic", outcome="interrupted")
@@ -412,6 +434,7 @@ def test_gauges_are_read_at_scrape() -> None:
     assert value(metrics, "agentobs_journal_errors_total") == 3
     assert value(metrics, "agentobs_accounting_drift", kind="missing_span") == 1
     assert value(metrics, "agentobs_build_info", version="0.1.0") == 1
+    assert value(metrics, "agentobs_workflow_info", workflow="article", version="1.4") == 1
 
 
 def test_a_source_that_raises_costs_its_own_gauges_alone() -> None:

@@ -59,6 +59,14 @@ CALLER = "0af7651916cd43dd8448eb211c80319c"
 LATER = COMMON | {"agentobs.execution.number": 2, "agentobs.execution.reason": RECOVERED}
 
 
+@pytest.mark.parametrize("version", [None, "1.4"])
+def test_every_span_says_which_version_of_the_workflows_code_it_is_of_where_it_has_one(version: str | None) -> None:
+    of = {"workflow_version": version}
+    spans = [run_span(run(**of)), execution_span(execution(number=2, **of)), step_span(step(**of))]
+    spans += [turn_span(attempt(**of)), attempt_span(attempt(**of))]
+    assert [span.attributes.get("agentobs.workflow.version") for span in spans] == [version] * 5
+
+
 # ---- the root ----
 
 

@@ -38,7 +38,7 @@ SUMMARY = {
     *("step_names", "attempts", "retries", "tokens", "usage_inexact", "cost_usd", "error", "tags"),
 }
 TOKENS = {"input", "output", "cache_read", "cache_write", "reasoning", "total"}
-EXECUTION = {"number", "reason", "worker", "started_at", "ended_at", "outcome"}
+EXECUTION = {"number", "reason", "worker", "workflow_version", "started_at", "ended_at", "outcome"}
 STEP = {
     *("number", "execution", "kind", "name", "branch", "input_preview", "output_preview", "status", "error_type"),
     *("duration_ms", "started_at", "reused", "tokens", "cost_usd", "attempts"),
@@ -362,6 +362,7 @@ def test_a_workflow_shows_its_input_schema_and_its_agents_models():
         "workflows": [
             {
                 "name": "article",
+                "version": None,
                 "description": "Write one.",
                 "input_schema": Article.model_json_schema(),
                 "agents": [{"name": "writer", "model": "claude-x"}],

@@ -51,6 +51,26 @@ def test_a_module_that_cannot_serve_is_told_in_one_sentence_with_its_line(module
 
 TOOL = "from agentobs import Agent\n\ndef stock(article): ...\n\nAgent(name='clerk', model='m', tools=[stock])\n"
 BARE = "from agentobs import step, workflow\n\n@{0}\nasync def mine(run, given): ...\n"
+
+
+def test_a_workflow_says_its_version():
+    async def mine(run, given): ...
+
+    assert declare(mine).version is None
+    assert declare(mine, version="2026-11-24.2").version == "2026-11-24.2"
+    registry = Registry()
+    workflow(version="7", registry=registry)(mine)
+    assert registry["mine"].version == "7"
+
+
+@pytest.mark.parametrize("version", ["", "a b", "x" * 65, "é", "a\n", 3])
+def test_a_version_that_cannot_be_a_label_is_refused(version):
+    async def mine(run, given): ...
+
+    with pytest.raises(UsageError, match=r"version is .*, expected 1 to 64 visible ASCII characters such as"):
+        declare(mine, version=version)
+
+
 WRONG_TYPE = "from agentobs import workflow\n\n@workflow()\nasync def mine(run, given: open): ...\n"
 
 

@@ -10,7 +10,8 @@ VALUES (:id, :workflow, :status, :version, :tags, :idempotency_key, :request_has
 INSERT INTO run_tags (key, value, run_id) VALUES (:key, :value, :run_id);
 
 -- name: run_by_id^
-SELECT * FROM runs WHERE id = :id;
+SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version
+FROM runs WHERE id = :id;
 
 -- name: run_by_idempotency_key^
 SELECT * FROM runs WHERE idempotency_key = :idempotency_key;
@@ -54,8 +55,10 @@ UPDATE runs SET recoveries = recoveries - 1 WHERE owner = :owner AND status = 'r
 UPDATE runs SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE id = :id;
 
 -- name: insert_execution!
-INSERT INTO executions (run_id, number, reason, worker, owner, epoch, version, started_at, reused, diverged, seq)
-VALUES (:run_id, :number, :reason, :worker, :owner, :epoch, :version, :started_at, :reused, :diverged, :seq);
+INSERT INTO executions (run_id, number, reason, worker, owner, epoch, version, workflow_version, started_at, reused,
+    diverged, seq)
+VALUES (:run_id, :number, :reason, :worker, :owner, :epoch, :version, :workflow_version, :started_at, :reused,
+    :diverged, :seq);
 
 -- name: close_execution!
 UPDATE executions SET ended_at = :ended_at, outcome = :outcome, error_type = :error_type, reused = :reused,
@@ -128,6 +131,29 @@ SELECT id, at, run_id, spans FROM outbox WHERE id > :after ORDER BY id LIMIT :li
 -- name: owed_stats^
 SELECT coalesce(sum(json_array_length(spans)), 0) AS spans, min(at) AS oldest FROM outbox;
 
+-- name: unfinished_withheld^
+SELECT 1 FROM withheld w JOIN runs r ON r.id = w.run_id WHERE r.status IN ('queued', 'running', 'waiting') LIMIT 1;
+
+-- name: withheld_since^
+SELECT r.created_at FROM withheld w JOIN runs r ON r.id = w.run_id WHERE w.run_id = :run_id;
+
+-- name: withhold!
+INSERT INTO withheld (run_id) VALUES (:run_id);
+
+-- name: release_withheld!
+DELETE FROM withheld WHERE run_id = :run_id;
+
+-- name: spans_of
+-- All that rows.owed_spans has called for, unit by unit, up to now.
+SELECT 'run' AS kind, 0 AS number, 0 AS turn, 0 AS attempt FROM runs
+WHERE id = :run_id AND first_ended_at IS NOT NULL
+UNION ALL SELECT 'execution', number, 0, 0 FROM executions
+WHERE run_id = :run_id AND number > 1 AND ended_at IS NOT NULL
+UNION ALL SELECT 'step', number, 0, 0 FROM steps WHERE run_id = :run_id AND ended_at IS NOT NULL
+UNION ALL SELECT 'attempt', step, turn, number FROM attempts WHERE run_id = :run_id AND ended_at IS NOT NULL
+UNION ALL SELECT 'turn', step, turn, number FROM attempts
+WHERE run_id = :run_id AND ended_at IS NOT NULL AND final = 1;
+
 -- name: claimable
 SELECT id FROM runs
 WHERE status IN ('queued', 'running') AND id > :after AND (owner IS NULL OR owner <> :owner)
@@ -142,21 +168,21 @@ GROUP BY workflow;
 SELECT e.*, r.workflow FROM executions e JOIN runs r ON r.id = e.run_id WHERE e.run_id = :run_id ORDER BY e.number;
 
 -- name: steps_of
-SELECT s.*, r.workflow, e.version, e.reason, p.key AS parent_key
+SELECT s.*, r.workflow, e.version, e.workflow_version, e.reason, p.key AS parent_key
 FROM steps s JOIN runs r ON r.id = s.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 LEFT JOIN steps p ON p.run_id = s.run_id AND p.number = s.parent
 WHERE s.run_id = :run_id ORDER BY s.number;
 
 -- name: attempts_of
-SELECT a.*, s.execution, s.key, s.agent, r.workflow, e.version, e.reason
+SELECT a.*, s.execution, s.key, s.agent, r.workflow, e.version, e.workflow_version, e.reason
 FROM attempts a JOIN steps s ON s.run_id = a.run_id AND s.number = a.step
 JOIN runs r ON r.id = a.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 WHERE a.run_id = :run_id ORDER BY a.step, a.turn, a.number;
 
 -- name: steps_between
-SELECT s.*, r.workflow, e.version, e.reason, p.key AS parent_key
+SELECT s.*, r.workflow, e.version, e.workflow_version, e.reason, p.key AS parent_key
 FROM steps s JOIN runs r ON r.id = s.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 LEFT JOIN steps p ON p.run_id = s.run_id AND p.number = s.parent
@@ -166,7 +192,7 @@ ORDER BY s.number;
 
 -- name: attempts_between
 -- Also all attempts of a step that ended there.
-SELECT a.*, s.execution, s.key, s.agent, r.workflow, e.version, e.reason
+SELECT a.*, s.execution, s.key, s.agent, r.workflow, e.version, e.workflow_version, e.reason
 FROM attempts a JOIN steps s ON s.run_id = a.run_id AND s.number = a.step
 JOIN runs r ON r.id = a.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution

@@ -1,0 +1,2 @@
+DROP TABLE withheld;
+ALTER TABLE executions DROP COLUMN workflow_version;
