@@ -17,9 +17,10 @@ from agentobs.cli.drill.faults import as_put
 from agentobs.cli.drill.play import Drill
 from agentobs.cli.drill.scenarios import NOT_PROVOKED, SCENARIOS, WAVES, Expected, chosen, provoked
 from agentobs.cli.drill.sources import Firing, Webhook
-from agentobs.cli.drill.traffic import MOST, growth
+from agentobs.cli.drill.traffic import growth
 from agentobs.cli.inputs import check
 from agentobs.errors import Refused, Unreachable, UsageError
+from agentobs.examples.article import writer
 from agentobs.runtime.clock import Instant
 from agentobs.simulator.faults import parse
 from agentobs.workflows import REGISTRY
@@ -85,7 +86,7 @@ def test_what_is_chosen():
 
 
 def test_traffic_grows_only_when_an_alert_is_overdue():
-    assert [growth(s, 180) for s in (0, 179, 239, 240, 300, 360, 9000)] == [1, 1, 1, 2, 4, 8, MOST]
+    assert [growth(s, 180, 8) for s in (0, 179, 239, 240, 300, 360, 420, 9000)] == [1, 1, 1, 2, 4, 8, 8, 8]
 
 
 # ---- what it is told ----
@@ -230,6 +231,18 @@ async def test_bad_requests_are_sent_first_and_good_ones_once_the_fault_is_gone(
     good = [at for at, _, told in stack.runs if "agentobs-drill:" not in told]
     assert len(bad) > 3 and len(good) > 3
     assert max(bad) <= stack.ended <= min(good)
+
+
+async def test_bad_requests_end_once_their_own_alert_fires_though_another_is_waited_for():
+    cut = Firing("AgentobsStreamsCut", frozenset({("model", writer.model)}))
+    stack = Stack(fires_s=10, others=[(cut, 40, 60)])
+    drill = Drill(
+        service=stack, put=stack.put, source=stack, state=stack, clock=stack.clock, tell=lambda _: None, timeout_s=120
+    )
+    await drill.play(chosen(("AgentobsRefusalsRising", "AgentobsStreamsCut"), slow=False))
+    assert drill.passed
+    last = {mark: max(at for at, _, told in stack.runs if mark in told) for mark in (":refusals", ":streams-cut")}
+    assert last[":refusals"] <= 11 and last[":streams-cut"] >= 39
 
 
 async def test_an_alert_that_stays_silent_fails_at_the_timeout():

@@ -36,11 +36,15 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Runs of a workflow, `per_s` of them; the input is made from their number, so that no two are alike."""
+    """Runs of a workflow, `per_s` of them; the input is made from their number, so that no two are alike.
+
+    Where other traffic outweighs them the rate doubles each minute, up to `most` times.
+    """
 
     workflow: str
     per_s: float
     input: Callable[[int], Mapping[str, Any]]
+    most: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,8 @@ BURNING: Final = Expected(alert="AgentobsRunSuccessBurnFast")
 RUNS_FAIL: Final = Scenario(
     name="runs fail",
     rules=(_rule("bad_request", _mark("runs-fail")),),
-    faulty=Traffic(workflow="triage", per_s=0.5, input=_tickets(0, 1, _mark("runs-fail"))),
+    # A run that fails at its first request costs little, and there may be hours of good ones to outweigh.
+    faulty=Traffic(workflow="triage", per_s=0.5, input=_tickets(0, 1, _mark("runs-fail")), most=32),
     healthy=SIMPLE,
     expected=(BURNING, Expected(alert="AgentobsWorkflowFailing", labels={"workflow": "triage"}, holds_s=60)),
 )

@@ -14,9 +14,7 @@ from agentobs.records import NS
 from agentobs.runtime.clock import Clock
 
 TAGS: Final = {"drill": "traffic"}
-# Where other traffic outweighs it, it doubles each minute, up to so many times.
 GROWS_EACH_S: Final = 60
-MOST: Final = 8
 _number = count(1)
 
 
@@ -24,9 +22,9 @@ class Service(Protocol):
     async def submit(self, workflow: str, value: object, tags: Any = None) -> dict[str, Any]: ...
 
 
-def growth(seconds: float, patience_s: float) -> float:
+def growth(seconds: float, patience_s: float, most: int) -> float:
     """By how much a rate has grown after so long; for `patience_s` it does not."""
-    return min(MOST, 2 ** max(0, (seconds - patience_s) // GROWS_EACH_S))
+    return min(most, 2 ** max(0, (seconds - patience_s) // GROWS_EACH_S))
 
 
 @contextmanager
@@ -50,5 +48,5 @@ async def _send(
             await service.submit(traffic.workflow, traffic.input(next(_number)), TAGS)
         except ClientError as error:
             trouble(f"a run of {traffic.workflow} was not accepted: {error}")
-        rate = traffic.per_s * growth((clock.now().mono - began) / NS, patience_s)
+        rate = traffic.per_s * growth((clock.now().mono - began) / NS, patience_s, traffic.most)
         await clock.sleep(1 / rate)
