@@ -192,7 +192,7 @@ ALERTS: Final = (
         for_="5m",
         summary="{value} of the debates of workflow {workflow} in the last hour ended without agreement",
         means="The critic does not accept what the author writes: rounds are paid, and their result is not accepted.",
-        panel=Workflow.DEBATE_ROUNDS,
+        panel=Workflow.OPEN_DEBATES,
     ),
     # ---- models ----
     Alert(
