@@ -87,6 +87,8 @@ CUTS: Final = increase(
 )
 DISK: Final = f"min by (instance) ({select(names.DISK_FREE)})"
 DISK_THEN: Final = f"min by (instance) (predict_linear({select(names.DISK_FREE, window='1h')}, {DISK_HORIZON}))"
+# What is written at a first start, in minutes, says nothing of the hours to come.
+DISK_BEFORE: Final = f"min by (instance) ({select(names.DISK_FREE)} offset 30m)"
 RECOVERING: Final = increase(names.EXECUTIONS, f'reason="{RECOVERED}"', window="1h", by=OF_WORKFLOW, function="changes")
 UP: Final = f"up{{{JOB}}}"
 
@@ -134,7 +136,7 @@ ALERTS: Final = (
         expr=f"max by (workflow) ({RUN_P95})",
         threshold=RUN_SLOW_FLOOR,
         # Its own day before is the measure: seconds for one workflow, an hour for another. The last hour is left out of
-        # it, so that slowness does not become its own measure at once. Silent while there is no day before.
+        # it, so that slowness does not become its own measure at once. Silent while there is nothing before.
         guard=f"{RUN_P95} > {RUN_SLOW_FACTOR} * avg_over_time({RUN_P95}[1d] offset 1h)\n"
         f"and {SUCCEEDED_RUNS} >= {MIN_RUNS}",
         by=OF_WORKFLOW,
@@ -268,7 +270,8 @@ ALERTS: Final = (
         expr=f"max ({SPEND})",
         threshold=SPEND_FLOOR,
         # Its own busy hour of the week before (an average would call each working day high), the last hour left out.
-        guard=f"{SPEND} > {SPEND_FACTOR} * quantile_over_time(0.95, {SPEND}[7d] offset 1h)",
+        # Silent until there is a whole hour to compare with: the first one's sum grows from nothing.
+        guard=f"{SPEND} > {SPEND_FACTOR} * quantile_over_time(0.95, {SPEND}[7d] offset 1h)\nand {SPEND} offset 2h",
         unit="decimal",
         for_="5m",
         summary="{value} US dollars were spent in the last hour, "
@@ -354,7 +357,7 @@ ALERTS: Final = (
     Alert(
         name="AgentobsDiskLow",
         severity="critical",
-        expr=f"({DISK} < {DISK_LOW})\nor\n({DISK} and {DISK_THEN} < 0)",
+        expr=f"({DISK} < {DISK_LOW})\nor\n({DISK} and {DISK_THEN} < 0 and {DISK_BEFORE})",
         threshold=None,
         by=("instance",),
         unit="bytes",
