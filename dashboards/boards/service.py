@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from agentobs.records import RECOVERED
 from agentobs.telemetry import names
-from dashboards.alerts import DISK_LOW, JOURNAL_LARGE, SPANS_OLD
 from dashboards.board import board, row
 from dashboards.boards.queries import gauge, per_minute, quantile, some
 from dashboards.colours import BAD, GOOD, WARN
@@ -26,6 +25,7 @@ from dashboards.panels import (
     states,
 )
 from dashboards.promql import JOB
+from dashboards.thresholds import DISK_LOW, JOURNAL_LARGE, SPANS_OLD
 
 QUANTILES = (0.5, 0.95, 0.99)
 
