@@ -23,6 +23,7 @@ from agentobs.api.app import create_app
 from agentobs.api.guard import ENVELOPE_BYTES
 from agentobs.api.live import Hub
 from agentobs.api.schemas import to_cursor
+from agentobs.drift import Audit
 from agentobs.encoding import encode
 from agentobs.errors import Conflict, InvalidInput, JournalUnavailable, NotFound, QueueFull
 from agentobs.journal.protocol import Events, RunDetail, RunQuery, Submitted
@@ -62,6 +63,7 @@ class MemoryService:
         self.reasons: list[str] = []
         self.failure: Exception | None = None
         self.queries: list[RunQuery] = []
+        self.audits: list[Audit] = []
 
     async def submit(self, workflow, input, *, tags, idempotency_key, traceparent) -> Submitted:
         if self.failure:
@@ -96,6 +98,10 @@ class MemoryService:
             raise Conflict(f"run {run_id} has ended already")
         self.change(run_id, status=CANCELLED, error_type="cancelled", ended_at=AT_MS * 1_000_000 + 9 * NS)
         return self.details_by_id[run_id].run
+
+    async def record_audit(self, audit) -> int:
+        self.audits.append(audit)
+        return len(self.audits)
 
     def change(self, run_id: str, **fields) -> None:
         detail = self.details_by_id[run_id]
