@@ -4,13 +4,12 @@ planted discrepancy is found and leads to its run.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +20,13 @@ import pytest
 from agentobs.cli.auditing.statement import read_statement
 from agentobs.drift import DRIFT_KINDS, Audit
 from agentobs.errors import Unreachable, UsageError
+from agentobs.journal.ownership import LockFile
+from agentobs.journal.sqlite import open_reader
 from agentobs.service import audit_file
 from tests.acceptance.books import Books, read_journal
 from tests.acceptance.flows import mixed_input
 from tests.acceptance.harness import World, environment, until, world
+from tests.acceptance.plants import PLANTED, dropped_row, edited_bill, more_output, sql, stranger
 from tests.acceptance.test_books import RULES
 
 RUNS = 40
@@ -45,7 +47,7 @@ class Kept(NamedTuple):
 
 def cli(folder: Path, env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[str]:
     command = [Path(sys.executable).with_name("agentobs"), "audit", *args]
-    return subprocess.run(command, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, env=dict(env), cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 def gauge(here: World) -> Mapping[Any, float] | None:
@@ -78,7 +80,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
         gauges.append(gauge(here))
         service.stop()
         clean = keep(folder, "clean", here.simulator.url)
-        books = Books(here.simulator.bill(), read_journal(clean / "agentobs.db"), list(here.sink.spans), {})
+        books = Books(
+            bill=here.simulator.bill(),
+            journal=read_journal(clean / "agentobs.db"),
+            spans=list(here.sink.spans),
+            metrics={},
+        )
         here.sink.stop()
         service.start()
         service.wait_ended([service.submit(*mixed_input(number))["id"] for number in (1, 2)])
@@ -103,11 +110,6 @@ def copied(source: Path, target: Path) -> Path:
 
 def audited(folder: Path, *, bill: bool = True) -> Audit:
     return audit_file(folder / "agentobs.db", read_statement(str(folder / "bill.json")) if bill else None)
-
-
-def sql(folder: Path, statement: str, *params: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(folder / "agentobs.db", isolation_level=None)) as db:
-        return db.execute(statement, params).fetchall()
 
 
 # ---- agreement ----
@@ -159,137 +161,12 @@ def test_spans_that_are_owed_are_no_difference(kept: Kept) -> None:
 def test_spans_that_nobody_asked_for_are_no_difference(kept: Kept, tmp_path: Path) -> None:
     env = environment(tmp_path, simulator="http://127.0.0.1:9", sink=None)
     command = [Path(sys.executable).with_name("agentobs"), "run", "article", "--set", "goal=tea"]
-    subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, timeout=120)
+    subprocess.run(command, check=False, env=env, cwd=tmp_path, capture_output=True, timeout=120)
     found = audit_file(tmp_path / "agentobs.db")
     assert found.compared["spans"] > 3 and found.differences == 0, found
 
 
 # ---- planted discrepancies ----
-
-OK = "outcome = 'ok' AND usage = 'exact' AND output > 0"
-Edit = Callable[[Path], str | None]  # edits a copy; the run it is of, if a run can be told
-
-
-def one_attempt(folder: Path, where: str = OK) -> tuple[str, int, int, int]:
-    found = sql(
-        folder, f"SELECT run_id, step, turn, number FROM attempts WHERE {where} ORDER BY run_id LIMIT 1 OFFSET 5"
-    )
-    return found[0]
-
-
-def changed_attempt(assignment: str, where: str = OK) -> Edit:
-    def edit(folder: Path) -> str:
-        place = one_attempt(folder, where)
-        where_it_is = "run_id = ? AND step = ? AND turn = ? AND number = ?"
-        sql(folder, f"UPDATE attempts SET {assignment} WHERE {where_it_is}", *place)
-        return place[0]
-
-    return edit
-
-
-def missing_attempt(where: str) -> Edit:
-    def edit(folder: Path) -> str:
-        found = sql(folder, f"SELECT a.rowid, a.run_id FROM attempts a WHERE {where} LIMIT 1")
-        sql(folder, "DELETE FROM attempts WHERE rowid = ?", found[0][0])
-        return found[0][1]
-
-    return edit
-
-
-def deleted(table: str, where: str, run_id: str = "run_id") -> Edit:
-    def edit(folder: Path) -> str:
-        row = sql(folder, f"SELECT * FROM {table} WHERE {where} LIMIT 1")[0]
-        columns = [column[1] for column in sql(folder, f"PRAGMA table_info({table})")]
-        named = dict(zip(columns, row, strict=True))
-        key = {name: named[name] for name in columns if name in {"id", "run_id", "number"}}
-        sql(folder, f"DELETE FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in key)}", *key.values())
-        return named[run_id]
-
-    return edit
-
-
-def total(statement: str) -> Edit:
-    """Of a counter: the run that is named is one of those that added to it."""
-
-    def edit(folder: Path) -> str:
-        ((labels, run_id),) = sql(
-            folder,
-            "SELECT t.labels, max(a.run_id) FROM totals t, attempts a JOIN steps s ON s.run_id = a.run_id "
-            "AND s.number = a.step JOIN runs r ON r.id = a.run_id WHERE t.metric = 'agentobs_attempts_total' AND "
-            "t.labels = json_array(r.workflow, s.agent, a.model, a.outcome) GROUP BY 1 LIMIT 1",
-        )
-        spaced = json.dumps(json.loads(labels))
-        sql(folder, f"{statement} WHERE metric = 'agentobs_attempts_total' AND labels = ?", spaced)
-        return run_id
-
-    return edit
-
-
-def dropped_row(folder: Path) -> str:
-    row, run_id = sql(folder, "SELECT id, run_id FROM outbox WHERE spans LIKE '%attempt%' ORDER BY id LIMIT 1")[0]
-    sql(folder, "DELETE FROM outbox WHERE id = ?", row)
-    return run_id
-
-
-def edited_bill(edit: Callable[[list[dict[str, Any]], dict[str, Any]], None]) -> Edit:
-    def apply(folder: Path) -> str:
-        file = folder / "bill.json"
-        bill = json.loads(file.read_text())
-        exact = {
-            key: row for key, row in read_journal(folder / "agentobs.db").attempt.items() if row["outcome"] == "ok"
-        }
-        line = [line for line in bill["requests"] if line["client_ref"] in exact][10]
-        edit(bill["requests"], line)
-        file.write_text(json.dumps(bill))
-        return exact[line["client_ref"]]["run_id"]
-
-    return apply
-
-
-def more_output(_: list[dict[str, Any]], line: dict[str, Any]) -> None:
-    line["usage"]["output_tokens"] += 3
-
-
-def second_line(lines: list[dict[str, Any]], line: dict[str, Any]) -> None:
-    lines.append(line | {"request_id": "req_again"})
-
-
-def stranger(lines: list[dict[str, Any]], line: dict[str, Any]) -> None:
-    lines.append(line | {"request_id": "req_stranger", "client_ref": None})
-
-
-def no_line(lines: list[dict[str, Any]], line: dict[str, Any]) -> None:
-    lines.remove(line)
-
-
-RETRIED = "a.number = 1 AND NOT a.final"
-ALONE = (
-    "a.outcome = 'ok' AND (SELECT count(*) FROM attempts b JOIN steps s ON s.run_id = b.run_id AND s.number = b.step "
-    "WHERE b.run_id = a.run_id AND s.key = (SELECT key FROM steps WHERE run_id = a.run_id AND number = a.step)) = 1"
-)
-# What is planted, and the kinds that must be found; those in the first set name its run.
-PLANTED: dict[str, tuple[Edit, set[str], set[str]]] = {
-    "an attempt's tokens": (changed_attempt("output = output + 7"), {"cost", "totals", "bill_differs"}, set()),
-    "an attempt's cost": (changed_attempt("cost_pico = cost_pico + 1000"), {"cost", "totals"}, set()),
-    "an attempt's model": (changed_attempt("model = 'claude-other'"), {"bill_differs", "totals"}, set()),
-    "an attempt is open": (changed_attempt("ended_at = NULL"), {"records", "totals"}, set()),
-    "a retried attempt is missing": (missing_attempt(RETRIED), {"records", "totals"}, {"bill_unknown"}),
-    "a step's only attempt is missing": (missing_attempt(ALONE), {"records", "totals"}, {"bill_unknown"}),
-    "a step is missing": (deleted("steps", "number = 2"), {"records"}, {"totals", "bill_unknown"}),
-    "an execution is missing": (
-        deleted("executions", "number = 1 AND reason = 'started' AND outcome = 'interrupted'"),
-        {"records", "totals"},
-        set(),
-    ),
-    "a run is missing": (deleted("runs", "status = 'succeeded'", "id"), {"records"}, {"totals"}),
-    "a total is wrong": (total("UPDATE totals SET value = value + 1"), {"totals"}, set()),
-    "a total is missing": (total("DELETE FROM totals"), {"totals"}, set()),
-    "a row of the outbox is dropped": (dropped_row, {"spans"}, set()),
-    "the bill has another usage": (edited_bill(more_output), {"bill_differs"}, set()),
-    "the bill has an attempt twice": (edited_bill(second_line), {"bill_twice"}, set()),
-    "the bill has a stranger's request": (edited_bill(stranger), set(), {"bill_unknown"}),
-    "the bill lacks an attempt": (edited_bill(no_line), {"bill_missing"}, set()),
-}
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -321,19 +198,16 @@ def test_drift_is_exit_code_4_and_the_gauge_of_the_next_start(kept: Kept, tmp_pa
     assert done.returncode == 4 and run_id in done.stdout and "1 differences" in done.stdout, done.stdout + done.stderr
     again = cli(folder, env)  # looks at no bill: what the last one found of it stands
     assert again.returncode == 0, again.stdout + again.stderr
-    from agentobs.journal.sqlite import open_reader
-
-    async def drift() -> Mapping[str, int]:
-        reader = open_reader(folder / "agentobs.db")
-        try:
-            return await reader.drift()
-        finally:
-            await reader.close()
-
-    import asyncio
-
-    told = asyncio.run(drift())
+    told = asyncio.run(latest_drift(folder))
     assert told["bill_differs"] == 1 and sum(told.values()) == 1
+
+
+async def latest_drift(folder: Path) -> Mapping[str, int]:
+    reader = open_reader(folder / "agentobs.db")
+    try:
+        return await reader.drift()
+    finally:
+        await reader.close()
 
 
 # ---- the provider's usage report ----
@@ -396,8 +270,6 @@ def test_a_result_that_the_owner_does_not_take_is_shown_all_the_same(kept: Kept,
         "AGENTOBS_DATABASE_URL": f"sqlite:///{folder / 'agentobs.db'}",
         "AGENTOBS_URL": "http://127.0.0.1:9",
     }
-    from agentobs.journal.ownership import LockFile
-
     lock = LockFile(folder / "agentobs.db")
     lock.acquire("somebody")
     try:
@@ -420,9 +292,8 @@ def test_reprice_tells_the_costs_by_model_and_changes_nothing(kept: Kept, tmp_pa
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     total = told["total"]
-    assert (
-        float(total["recorded_usd"]) == pytest.approx(2 * float(total["today_usd"])) and float(total["today_usd"]) > 0
-    )
+    recorded, today = float(total["recorded_usd"]), float(total["today_usd"])
+    assert recorded == pytest.approx(2 * today) and today > 0
     assert total["attempts"] == len(kept.books.journal.attempts) and total["unpriced_today"] > 0
     assert (folder / "agentobs.db").read_bytes() == before
     assert cli(folder, env, "--reprice", "--bill", "bill.json").returncode == 2

@@ -9,7 +9,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx2
@@ -552,6 +552,47 @@ async def test_answers_are_not_cached_and_not_sniffed(api):
         headers = (await api.get(path)).headers
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"
+
+
+# ---- audits ----
+
+AUDIT = {
+    "at": 1_764_000_000_000_000_000,
+    "took_ns": 5,
+    "compared": {"totals": 3},
+    "drift": {"totals": 1},
+    "findings": [{"kind": "totals", "text": "one too many", "run_ids": ["r"]}],
+    "remarks": ["said"],
+}
+
+
+async def test_an_audits_result_is_taken_as_it_was_told(api, service):
+    answer = await api.post("/v1/audits", json=AUDIT)
+    assert (answer.status_code, answer.json()) == (201, {"id": 1})
+    (taken,) = service.audits
+    assert json.loads(json.dumps(asdict(taken))) == AUDIT
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"drift": {"spelled wrong": 1}},
+        {"drift": {"totals": -1}},
+        {"at": "yesterday"},
+        {"findings": [{"kind": "run-42", "text": ""}]},
+        {"findings": [{"kind": "totals", "text": "x" * 401}]},
+        {"findings": [{"kind": "totals", "text": "", "run_ids": ["r"] * 6}]},
+        {"more": 1},
+    ],
+)
+async def test_what_is_no_audit_is_refused_and_kinds_are_a_closed_set(api, service, wrong):
+    answer = await api.post("/v1/audits", json=AUDIT | wrong)
+    assert answer.status_code == 422 and not service.audits
+
+
+async def test_a_page_of_another_origin_cannot_record_an_audit(api, service):
+    answer = await api.post("/v1/audits", json=AUDIT, headers={"Origin": "https://elsewhere.example"})
+    assert answer.status_code == 403 and not service.audits
 
 
 # ---- documents ----
