@@ -131,6 +131,7 @@ def made() -> str:
                 Column(title="Tokens", query=some(grown(names.TOKENS_TOTAL, *WHO, by=BY_WHO)), decimals=0, width=80),
                 sort="Spent",
             ),
+            widths=(10, 14),
         ),
         row(
             8,
@@ -193,7 +194,7 @@ def made() -> str:
             bars(
                 Face(
                     id=Money.UNPRICED,
-                    title="Attempts without a known price, by model",
+                    title="Unpriced attempts, by model",
                     about="What these models cost is missing in every sum of money here; teach agentobs their price or "
                     "correct the model's name in the agent.",
                     unit=PER_MINUTE,
