@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from agentobs.drift import DRIFT_KINDS
 from agentobs.records import ERROR_TYPES, NS, OK, PICO
 
 SCOPE: Final = "agentobs"  # instrumentation scope; without a version, since any process may export any span
@@ -208,6 +209,7 @@ COUNTERS: Final = tuple(m for m in METRICS.values() if m.kind == "counter" and m
 HISTOGRAMS: Final = tuple(metric for metric in METRICS.values() if metric.kind == "histogram")
 
 EXPORT_OUTCOMES: Final = ("ok", "error", "rejected")
+DRIFTS: Final = tuple(DRIFT_KINDS)
 RATE_LIMIT_KINDS: Final = ("requests", "input_tokens", "output_tokens")
 MODALITY: Final = "unknown"  # gen_ai.token.modality: the Messages API tells none
 TOOL_KIND: Final = "function"  # gen_ai.tool.type

@@ -177,7 +177,8 @@ def test_every_make_target_and_command_that_is_named_exists():
     ).stdout
     for command in set(
         re.findall(
-            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|traffic|migrate|init|replay|doctor|drill)\b",
+            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|traffic|migrate|init|replay|doctor|drill|audit)"
+            r"\b",
             told,
         )
     ):

@@ -1,0 +1,126 @@
+"""A journal run by run, in the order of their ids: however large it is, one run at a time is in memory.
+
+No content is read: inputs, outputs, answers and tracebacks stay where they are.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from agentobs.journal.rows import CARRY, CONTENT, R, record
+from agentobs.records import Attempt, Execution, Note, Run, Step, changed
+
+SpanKey: TypeAlias = tuple[str, int, int, int]  # kind; number of the execution or step, turn, attempt
+
+_ORDER: Final[dict[type, str]] = {
+    Run: "id",
+    Execution: "run_id, number",
+    Step: "run_id, number",
+    Attempt: "run_id, step, turn, number",
+    Note: "run_id, seq",
+}
+
+
+@dataclass(kw_only=True)
+class Account:
+    """Everything recorded under one run id. `run` is None, and a list holds orphans, where a row is missing."""
+
+    run_id: str
+    run: Run | None = None
+    executions: list[Execution] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)  # in order of step, turn, number
+    notes: list[Note] = field(default_factory=list)
+    owed: list[SpanKey] = field(default_factory=list)  # by the outbox
+    withheld: bool = False  # sampling keeps its spans back
+
+
+class _Row(NamedTuple):
+    run_id: str
+    found: Any
+
+
+def accounts(db: sqlite3.Connection) -> Iterator[Account]:
+    """Every run, inside the transaction that the caller has begun."""
+    streams = {
+        "runs": _records(db, Run),
+        "executions": _records(db, Execution),
+        "steps": _records(db, Step),
+        "attempts": _records(db, Attempt),
+        "notes": _records(db, Note),
+        "owed": _rows(db, "SELECT run_id, spans FROM outbox ORDER BY run_id, id"),
+        "withheld": _rows(db, "SELECT run_id, 1 FROM withheld ORDER BY run_id"),
+    }
+    heads = {name: next(stream, None) for name, stream in streams.items()}
+    while waiting := [head.run_id for head in heads.values() if head is not None]:
+        account = Account(run_id=min(waiting))
+        for name, stream in streams.items():
+            head = heads[name]
+            while head is not None and head.run_id == account.run_id:
+                _take(account, name, head.found)
+                head = next(stream, None)
+            heads[name] = head
+        yield _with_context(account)
+
+
+def _take(account: Account, name: str, found: Any) -> None:
+    if name == "runs":
+        account.run = found
+    elif name == "owed":
+        account.owed += [tuple(span) for span in json.loads(found)]
+    elif name == "withheld":
+        account.withheld = True
+    else:
+        getattr(account, name).append(found)
+
+
+def _with_context(account: Account) -> Account:
+    """Records get what they need of their parents; those without parents stay as they are."""
+    if account.run is None:
+        return account
+    workflow = account.run.workflow
+    account.executions = [changed(one, workflow=workflow) for one in account.executions]
+    account.steps = [changed(one, workflow=workflow) for one in account.steps]
+    account.notes = [changed(one, workflow=workflow) for one in account.notes]
+    steps = {step.number: step for step in account.steps}
+    account.attempts = [
+        changed(one, workflow=workflow, agent=step.agent or "", execution=step.execution, key=step.key)
+        if (step := steps.get(one.step))
+        else one
+        for one in account.attempts
+    ]
+    return account
+
+
+def _records(db: sqlite3.Connection, kind: type[R]) -> Iterator[_Row]:
+    table, left_out = f"{kind.__name__.lower()}s", CONTENT.get(kind, {})
+    columns: list[str] = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] not in left_out]
+    texts: list[str] = [f"'null' AS {name}" for name, value in left_out.items() if value == "null"]
+    # Names of our own tables and columns, nothing that anybody wrote.
+    cursor = db.execute(f"SELECT {', '.join([*columns, *texts])} FROM {table} ORDER BY {_ORDER[kind]}")  # noqa: S608
+    names = [column[0] for column in cursor.description]
+    place = names.index("id" if kind is Run else "run_id")
+    return (_Row(row[place], record(kind, names, row)) for row in cursor)
+
+
+def attempts(db: sqlite3.Connection) -> Iterator[Attempt]:
+    """All of them, without what stands in the rows of their steps and runs."""
+    return (row.found for row in _records(db, Attempt))
+
+
+def _rows(db: sqlite3.Connection, query: str) -> Iterator[_Row]:
+    return (_Row(*row) for row in db.execute(query))
+
+
+def totals_of_all(db: sqlite3.Connection) -> Sequence[tuple[str, str, str, int]]:
+    """The totals of all workers: worker, metric, label values as JSON, value."""
+    return [
+        (worker, metric, labels, carry * CARRY + value)
+        for worker, metric, labels, carry, value in db.execute(
+            "SELECT worker, metric, labels, carry, value FROM totals"
+        )
+    ]
