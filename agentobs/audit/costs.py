@@ -35,16 +35,13 @@ class Costs:
             self._other += 1
             return
         self._tally.compare(KIND)
-        if attempt.usage == UNKNOWN:
-            expected: tuple[tuple[int, int], ...] = ()
-        else:
-            expected = _expected(attempt)
-        if not any(low <= cost <= high for low, high in expected):
-            due = f"{expected[0][0]} are due" if expected else "none is due"
+        due = _due(attempt, cost)
+        if due != cost:
+            told = "none is due" if due is None else f"{due} are due"
             self._tally.differ(
                 KIND,
                 f"step {attempt.step}, turn {attempt.turn}, attempt {attempt.number} ({attempt.model}) holds a cost of "
-                f"{cost} pico-dollars, and for its tokens {due}",
+                f"{cost} pico-dollars, and for its tokens {told}",
                 [attempt.run_id],
             )
 
@@ -55,18 +52,26 @@ class Costs:
             )
 
 
-def _expected(attempt: Attempt) -> tuple[tuple[int, int], ...]:
-    """The costs that an attempt can have, as bounds: which share of its cache writes was for an hour is not stored."""
+def _due(attempt: Attempt, cost: int) -> int | None:
+    """`cost` where the attempt can have cost that, else what it costs by the list; None: nothing can be due."""
     assert attempt.ended_at is not None
+    if attempt.usage == UNKNOWN:
+        return None
     if not any((attempt.input_uncached, attempt.output, attempt.cache_read, attempt.cache_write)):
-        return ((0, 0),)
-    found = []
-    for day in sorted({attempt.ended_at // _DAY_NS, attempt.started_at // _DAY_NS}, reverse=True):
-        low, high = at_list_price(attempt, day=day), at_list_price(attempt, day=day, hours=True)
-        if low is not None and high is not None:
-            found.append((low, high))
-            found.append((int(low * _REGION), int(high * _REGION) + 1))
-    return tuple(found)
+        return 0
+    listed = None
+    for day in sorted({attempt.ended_at // _DAY_NS, attempt.started_at // _DAY_NS}):
+        low = at_list_price(attempt, day=day)
+        if low == cost:
+            return cost
+        # Which share of the cache writes was for an hour is not stored.
+        high = at_list_price(attempt, day=day, hours=True) if attempt.cache_write else low
+        if low is None or high is None:
+            continue
+        listed = low
+        if low <= cost <= high or int(low * _REGION) <= cost <= int(high * _REGION) + 1:
+            return cost
+    return listed
 
 
 def at_list_price(attempt: Attempt, *, day: int | None = None, hours: bool = False) -> int | None:

@@ -5,14 +5,15 @@ No content is read: inputs, outputs, answers and tracebacks stay where they are.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from agentobs.journal.rows import CARRY, CONTENT, R, record
-from agentobs.records import Attempt, Execution, Note, Run, Step, changed
+from agentobs.journal.rows import CARRY, CONTENT, R
+from agentobs.records import Attempt, Execution, Note, Run, Step
 
 SpanKey: TypeAlias = tuple[str, int, int, int]  # kind; number of the execution or step, turn, attempt
 
@@ -83,28 +84,34 @@ def _with_context(account: Account) -> Account:
     if account.run is None:
         return account
     workflow = account.run.workflow
-    account.executions = [changed(one, workflow=workflow) for one in account.executions]
-    account.steps = [changed(one, workflow=workflow) for one in account.steps]
-    account.notes = [changed(one, workflow=workflow) for one in account.notes]
+    for one in (*account.executions, *account.steps, *account.attempts, *account.notes):
+        vars(one)["workflow"] = workflow  # just made, and nobody's yet: no copy is needed
     steps = {step.number: step for step in account.steps}
-    account.attempts = [
-        changed(one, workflow=workflow, agent=step.agent or "", execution=step.execution, key=step.key)
-        if (step := steps.get(one.step))
-        else one
-        for one in account.attempts
-    ]
+    for attempt in account.attempts:
+        if (step := steps.get(attempt.step)) is not None:
+            vars(attempt).update(agent=step.agent or "", execution=step.execution, key=step.key)
     return account
 
 
 def _records(db: sqlite3.Connection, kind: type[R]) -> Iterator[_Row]:
+    """Records are made without their constructor, which would take most of an audit's time."""
     table, left_out = f"{kind.__name__.lower()}s", CONTENT.get(kind, {})
-    columns: list[str] = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] not in left_out]
-    texts: list[str] = [f"'null' AS {name}" for name, value in left_out.items() if value == "null"]
+    known = {found.name for found in dataclasses.fields(kind)} - left_out.keys()
+    columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] in known]
+    defaults = {
+        found.name: found.default for found in dataclasses.fields(kind) if found.default is not dataclasses.MISSING
+    }
+    defaults.update(left_out)
+    place = columns.index("id" if kind is Run else "run_id")
     # Names of our own tables and columns, nothing that anybody wrote.
-    cursor = db.execute(f"SELECT {', '.join([*columns, *texts])} FROM {table} ORDER BY {_ORDER[kind]}")  # noqa: S608
-    names = [column[0] for column in cursor.description]
-    place = names.index("id" if kind is Run else "run_id")
-    return (_Row(row[place], record(kind, names, row)) for row in cursor)
+    for row in db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {_ORDER[kind]}"):  # noqa: S608
+        made = object.__new__(kind)
+        values = vars(made)
+        values.update(defaults)
+        values.update(zip(columns, row, strict=True))
+        if kind is Attempt:
+            values["final"], values["stream"] = bool(values["final"]), bool(values["stream"])
+        yield _Row(row[place], made)
 
 
 def attempts(db: sqlite3.Connection) -> Iterator[Attempt]:

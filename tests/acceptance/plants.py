@@ -17,7 +17,7 @@ def sql(folder: Path, statement: str, *params: object) -> list[tuple[Any, ...]]:
         return db.execute(statement, params).fetchall()
 
 
-OK = "outcome = 'ok' AND usage = 'exact' AND output > 0"
+OK = "outcome = 'ok' AND usage = 'exact' AND output > 0 AND cost_pico > 0"  # one model has no price
 Edit = Callable[[Path], str | None]  # edits a copy; the run it is of, if a run can be told
 
 
@@ -87,7 +87,8 @@ def edited_bill(edit: Callable[[list[dict[str, Any]], dict[str, Any]], None]) ->
         bill = json.loads(file.read_text())
         attempts = read_journal(folder / "agentobs.db").attempt
         exact = {ref: row for ref, row in attempts.items() if row["outcome"] == "ok"}
-        line = [line for line in bill["requests"] if line["client_ref"] in exact][10]
+        # Not of the first ones: attempts begun before the bill's first line are not looked for on it.
+        line = [line for line in bill["requests"] if line["client_ref"] in exact][-10]
         edit(bill["requests"], line)
         file.write_text(json.dumps(bill))
         return exact[line["client_ref"]]["run_id"]
