@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
 from agentobs.api.live import Hub
-from agentobs.audit.journal import Statement
-from agentobs.audit.journal import audit as audit_journal
 from agentobs.drift import Audit
 from agentobs.errors import InvalidSettings
-from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
+from agentobs.journal.protocol import Delta, QueueState, Reader, Submitted
 from agentobs.journal.sampling import Sampling
-from agentobs.journal.sqlite import SqliteJournal, open_journal, read_only
+from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
 from agentobs.models.providers import models_for, warm_up
 from agentobs.records import NS, Run
@@ -43,7 +40,6 @@ from agentobs.telemetry.labels import AgentLabels, WorkflowLabels
 from agentobs.telemetry.metrics import Metrics, Sources
 from agentobs.telemetry.otlp import OtlpSender
 from agentobs.telemetry.outbox import TraceOutbox
-from agentobs.telemetry.reprint import printed
 from agentobs.version import __version__
 from agentobs.workflows import REGISTRY, Registry, Workflow
 
@@ -319,16 +315,6 @@ async def serve_http(
                 server.should_exit = True
                 waiting.cancel()
                 await serving
-
-
-def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
-    """A run's log lines, made again from what the journal holds of it: JSON objects in the order they were logged."""
-    return printed((detail.run, *detail.executions, *detail.steps, *detail.attempts))
-
-
-def audit_file(path: Path, statement: Statement = None) -> Audit:
-    """Hold a journal's books against each other and against what the provider says. Reads alone; takes its time."""
-    return audit_journal(read_only(path), deltas=deltas, exported=names.SPANS_EXPORTED.name, statement=statement)
 
 
 def try_export(settings: Settings) -> tuple[str, str]:

@@ -69,9 +69,14 @@ def _due(attempt: Attempt, cost: int) -> int | None:
         if low is None or high is None:
             continue
         listed = low
-        if low <= cost <= high or int(low * _REGION) <= cost <= int(high * _REGION) + 1:
+        if _between(low, high, cost, attempt.cache_write or 0) or int(low * _REGION) <= cost <= int(high * _REGION) + 1:
             return cost
     return listed
+
+
+def _between(low: int, high: int, cost: int, writes: int) -> bool:
+    """Whether a whole number of `writes` tokens at the dearer price makes `cost` of `low`."""
+    return low <= cost <= high and (low == high or (cost - low) * writes % (high - low) == 0)
 
 
 def at_list_price(attempt: Attempt, *, day: int | None = None, hours: bool = False) -> int | None:

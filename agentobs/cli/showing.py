@@ -49,7 +49,7 @@ async def show_logs(settings: Settings, server: str | None, run_id: str, *, as_j
     run_id = to_run_id(run_id)
     async with journal(settings) as file:
         detail = await file.detail(run_id)
-    from agentobs.service import log_lines  # noqa: PLC0415
+    from agentobs.offline import log_lines  # noqa: PLC0415
 
     lines = list(log_lines(detail))
     if as_json:

@@ -22,7 +22,7 @@ from agentobs.drift import DRIFT_KINDS, Audit
 from agentobs.errors import Unreachable, UsageError
 from agentobs.journal.ownership import LockFile
 from agentobs.journal.sqlite import open_reader
-from agentobs.service import audit_file
+from agentobs.offline import audit_file
 from tests.acceptance.books import Books, read_journal
 from tests.acceptance.flows import mixed_input
 from tests.acceptance.harness import World, environment, until, world
@@ -43,6 +43,7 @@ class Kept(NamedTuple):
     env: dict[str, str]
     beside: subprocess.CompletedProcess[str]  # `audit --bill URL` beside the running service
     gauges: list[Mapping[Any, float] | None]  # before it, after it, after a restart
+    during: list[Audit]  # while runs were under way
 
 
 def cli(folder: Path, env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[str]:
@@ -61,8 +62,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     with world(folder, latency_s=0.02, faults=faults) as here:
         service = here.service
         runs = [service.submit(*mixed_input(number))["id"] for number in range(RUNS)]
+        during = []
         for requests in (40, 90):
             until(lambda requests=requests: here.simulator.requests >= requests, "requests")
+            during.append(audit_file(service.database, read_statement(here.simulator.url)))
             service.kill()
             service.start()
         failed = [run_id for run_id, run in service.wait_ended(runs).items() if run["status"] == "failed"]
@@ -91,7 +94,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
         service.wait_ended([service.submit(*mixed_input(number))["id"] for number in (1, 2)])
         service.kill()
         owing = keep(folder, "owing", here.simulator.url)
-    return Kept(clean, owing, books, env, beside, gauges)
+    return Kept(clean, owing, books, env, beside, gauges, during)
 
 
 def keep(folder: Path, name: str, simulator: str) -> Path:
@@ -137,6 +140,10 @@ def test_nothing_differs_and_the_result_goes_through_the_running_service(kept: K
     assert told["compared"]["records"] == len(kept.books.journal.runs)
     recorded = sql(kept.clean, "SELECT id, at, drift, findings FROM audits")
     assert [(row[0], row[1], json.loads(row[2])) for row in recorded] == [(1, told["at"], told["drift"])]
+
+
+def test_runs_under_way_are_no_difference(kept: Kept) -> None:
+    assert [audit.differences for audit in kept.during] == [0, 0], kept.during
 
 
 def test_the_gauge_is_there_once_an_audit_has_run_and_after_a_restart(kept: Kept) -> None:

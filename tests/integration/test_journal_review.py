@@ -21,6 +21,7 @@ from agentobs.journal.protocol import Claim, Fence, Published
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models import pricing
 from agentobs.models.usage import MAX_TOKENS, read_bill
+from agentobs.offline import log_lines
 from agentobs.records import (
     CANCELLED,
     CLOSED,
@@ -38,7 +39,6 @@ from agentobs.records import (
     Step,
     new_run_id,
 )
-from agentobs.service import log_lines
 
 MS = 10**6
 T0 = 1_800_000_000 * 10**9

@@ -29,7 +29,7 @@ async def audit(settings: Settings, bill: str | None, server: str | None, *, as_
     path = settings.sqlite_path
     if not path.exists():
         raise Unreachable(f"there is no journal at {path.absolute()}; name it in AGENTOBS_DATABASE_URL")
-    from agentobs.service import audit_file  # noqa: PLC0415 -- a second and a half of imports
+    from agentobs.offline import audit_file  # noqa: PLC0415 -- a second and a half of imports
 
     def audited() -> Audit:
         # The bill first: each of its requests then has its row in the journal that is read after it.
