@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -247,10 +247,9 @@ class _Shown:
         assert self.journal is not None
         self._spans = await self.journal.pending_span_stats()
         while True:
-            try:
+            # The next reading may work. Until then the latest stands: ages go on, and no alert on them starts anew.
+            with suppress(Exception):
                 self._queue = await self.journal.queue()
-            except Exception:  # noqa: BLE001 -- the next reading may work; without this task the gauges would stand still
-                self._queue = ()
             await asyncio.sleep(QUEUE_REFRESH_S)
 
     def refreshing(self, task: asyncio.Task[None]) -> Callable[[], Coroutine[Any, Any, None]]:

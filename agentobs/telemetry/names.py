@@ -236,6 +236,7 @@ PAID_OUTCOMES: Final = (
 NOTE_REUSED: Final = "reused"  # key: reused:<step's name>; {"count": 2, "saved_pico": 1500}
 NOTE_DEBATE: Final = "debate"  # {"rounds": 3, "converged": true}
 NOTE_STRAGGLER: Final = "straggler"  # {"ratio": 1.7}: slowest branch over the median one
+CONVERGED: Final = ("true", "false")  # as a label's value
 
 # ---- log events (a closed list) ----
 
