@@ -96,6 +96,14 @@ class Service:
         """See `Engine.resume`."""
         return await self._engine.resume(run_id)
 
+    async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
+        """See `Engine.cancel_all`."""
+        return await self._engine.cancel_all(run_ids)
+
+    async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
+        """See `Engine.resume_all`."""
+        return await self._engine.resume_all(run_ids)
+
     def stop(self) -> None:
         """A stop was asked for: no run is claimed any more, and `readyz` says so."""
         self.stopping = True

@@ -44,6 +44,14 @@ class ServicePort(Protocol):
         """Queue a failed or cancelled run again. Raises `NotFound`, `Conflict`."""
         ...
 
+    async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
+        """Cancel each in bounded batches; the ids of those that were. Raises `JournalUnavailable`."""
+        ...
+
+    async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
+        """Resume each in bounded batches; the ids of those that were. Raises `JournalUnavailable`."""
+        ...
+
     def readiness(self) -> Sequence[str]:
         """Why runs cannot be accepted or executed now; empty when they can."""
         ...

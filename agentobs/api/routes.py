@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from agentobs.api import views
@@ -28,6 +29,7 @@ from agentobs.api.schemas import (
     to_run_id,
     to_traceparent,
 )
+from agentobs.api.selection import BulkAnswer, CancelRequest, ResumeRequest
 from agentobs.errors import NotFound
 from agentobs.journal.protocol import RunDetail
 from agentobs.records import Run
@@ -51,6 +53,15 @@ Prefer = Annotated[
 Traceparent = Annotated[str | None, Header(description="Kept as a link; a malformed one is ignored.")]
 
 
+class _RunConvertor(StringConvertor):
+    """A run's place in a path: what POST /v1/runs/cancel and the like are called is none."""
+
+    regex = "(?!(?:cancel|resume)$)[^/]+"
+
+
+register_url_convertor("run", _RunConvertor())
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": KINDS[status][1]} for status in statuses}
 
@@ -58,6 +69,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def router(service: ServicePort) -> APIRouter:
     api = APIRouter(redirect_slashes=False)
     _add_runs(api, service)
+    _add_bulk(api, service)
     add_events(api, service)
     _add_operations(api, service)
     return api
@@ -118,7 +130,7 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
         more = len(details) > len(page)
         return Json(views.run_list(page, to_cursor(page[-1].run.id) if more else None))
 
-    @api.get("/v1/runs/{run_id}", response_model=Detail, responses=_problems(404), tags=["runs"])
+    @api.get("/v1/runs/{run_id:run}", response_model=Detail, responses=_problems(404), tags=["runs"])
     async def show(run_id: str) -> Response:
         """A run with its input, output, executions, steps and attempts."""
         return Json(views.run_detail(await found(to_run_id(run_id), content=True)))
@@ -149,6 +161,25 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
     async def resume(run_id: str) -> Response:
         """Run a failed or cancelled run again, paying only for what failed or never ran; 409 in any other state."""
         return Json(await summarized(await service.resume(to_run_id(run_id))), 202)
+
+
+def _add_bulk(api: APIRouter, service: ServicePort) -> None:
+    async def acted_on(asked: CancelRequest | ResumeRequest, act: Callable[[list[str]], Awaitable[list[str]]]) -> Json:
+        found = await service.reader.ids(asked.query())
+        page = list(found[: asked.limit])
+        acted = [] if asked.dry_run else await act(page)
+        cursor = to_cursor(page[-1]) if len(found) > len(page) else None
+        return Json(views.bulk(len(page), acted, page if asked.dry_run else acted, cursor))
+
+    @api.post("/v1/runs/cancel", response_model=BulkAnswer, responses=_problems(400, 413, 415, 422, 503), tags=["runs"])
+    async def cancel_runs(body: CancelRequest) -> Response:
+        """Cancel the runs that fit, at most `limit` a call. Call again with `next_cursor` until it is null."""
+        return await acted_on(body, service.cancel_all)
+
+    @api.post("/v1/runs/resume", response_model=BulkAnswer, responses=_problems(400, 413, 415, 422, 503), tags=["runs"])
+    async def resume_runs(body: ResumeRequest) -> Response:
+        """Resume the runs that fit, at most `limit` a call. Call again with `next_cursor` until it is null."""
+        return await acted_on(body, service.resume_all)
 
 
 async def first_of(wanted: Coroutine[Any, Any, bool], other: Coroutine[Any, Any, Any], *, timeout_s: float) -> bool:

@@ -236,5 +236,9 @@ def run_list(details: Sequence[RunDetail], next_cursor: str | None) -> Json:
     return {"runs": [summary(detail) for detail in details], "next_cursor": next_cursor}
 
 
+def bulk(matched: int, acted: Sequence[str], run_ids: Sequence[str], next_cursor: str | None) -> Json:
+    return {"matched": matched, "acted": len(acted), "run_ids": list(run_ids), "next_cursor": next_cursor}
+
+
 def workflow_list(registry: Mapping[str, Workflow]) -> Json:
     return {"workflows": [workflow(registry[name]) for name in registry]}

@@ -103,6 +103,7 @@ class RunQuery:
 
     workflow: str | None = None
     status: str | None = None
+    statuses: tuple[str, ...] = ()  # any of these; empty: whatever the status
     error_type: str | None = None
     tag: tuple[str, str] | None = None
     since_ms: int | None = None
@@ -158,6 +159,10 @@ class Reader(Protocol):
 
     async def details(self, query: RunQuery) -> Sequence[RunDetail]:
         """One page, newest first, without content."""
+        ...
+
+    async def ids(self, query: RunQuery) -> Sequence[str]:
+        """The ids of one page, newest first."""
         ...
 
     async def events(self, run_id: str, after: int, *, limit: int = EVENTS) -> Events | None:

@@ -21,6 +21,7 @@ THREADS: Final = 2
 _RUNS: Final = (
     "SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version FROM runs"
 )
+_IDS: Final = "SELECT id FROM runs"
 
 
 class SqliteReader:
@@ -51,6 +52,10 @@ class SqliteReader:
     async def details(self, query: RunQuery) -> Sequence[RunDetail]:
         where, params = _filter(query)
         return await self.read(lambda db: self._details(db, where, params, content=False))
+
+    async def ids(self, query: RunQuery) -> Sequence[str]:
+        where, params = _filter(query)
+        return await self.read(lambda db: [row[0] for row in db.execute(f"{_IDS} {where}", params)])
 
     async def events(self, run_id: str, after: int, *, limit: int = EVENTS) -> Events | None:
         return await self.read(lambda db: self._events(db, run_id, after, limit))
@@ -205,6 +210,10 @@ def _filter(query: RunQuery) -> tuple[str, dict[str, object]]:
     pieces = {
         "workflow": ("workflow = :workflow", query.workflow),
         "status": ("status = :status", query.status),
+        "statuses": (
+            "status IN (SELECT value FROM json_each(:statuses))",
+            json.dumps(query.statuses) if query.statuses else None,
+        ),
         "error_type": ("error_type = :error_type", query.error_type),
         "before": ("id < :before", query.before),
         "since": ("id >= :since", None if query.since_ms is None else _bound(query.since_ms)),

@@ -11,12 +11,12 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agentobs.encoding import canonical, encode
-from agentobs.errors import AgentobsError, InvalidInput, JournalUnavailable
+from agentobs.errors import AgentobsError, Conflict, InvalidInput, JournalUnavailable, NotFound
 from agentobs.journal.protocol import Claim, Submitted
 from agentobs.records import NOTED, RECOVERED, Change, Run, new_run_id
 from agentobs.runtime.dispatch import Dispatcher
@@ -25,6 +25,7 @@ from agentobs.runtime.live import Live, Surroundings, shielded
 from agentobs.runtime.loop import name_tasks_after, named_task, run_of
 from agentobs.workflows import Workflow
 
+BATCH: Final = 100  # runs that a bulk call acts on in one commit; what running work commits waits for one at most
 SUBMIT_WAIT_S: Final = 5.0  # for a journal that has stopped committing
 _log = logging.getLogger(__name__)
 
@@ -135,6 +136,31 @@ class Engine:
         run = await self._journal.request_resume(run_id)
         self._dispatcher.invite(run_id)
         return run
+
+    async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
+        """`cancel` each; returns those that were. What has ended meanwhile is passed over. `JournalUnavailable`."""
+        return await self._each(run_ids, self.cancel)
+
+    async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
+        """`resume` each; returns those that were. What goes on already is passed over. `JournalUnavailable`."""
+        return await self._each(run_ids, self.resume)
+
+    async def _each(self, run_ids: Sequence[str], act: Callable[[str], Coroutine[Any, Any, Run]]) -> list[str]:
+        """In batches, one after the other: the units of a batch share a commit, and others' come in between."""
+        acted: list[str] = []
+        for at in range(0, len(run_ids), BATCH):
+            batch = run_ids[at : at + BATCH]
+            if self._journal.trouble is not None:
+                raise JournalUnavailable(
+                    f"{len(acted)} of {len(run_ids)} runs are done, then: {self._journal.trouble}. Call again later"
+                )
+            answers = await asyncio.gather(*(act(run_id) for run_id in batch), return_exceptions=True)
+            for run_id, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Run):
+                    acted.append(run_id)
+                elif not isinstance(answer, (Conflict, NotFound)):
+                    raise answer
+        return acted
 
     @property
     def dispatching(self) -> bool:
