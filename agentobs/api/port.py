@@ -44,6 +44,21 @@ class ServicePort(Protocol):
         """Queue a failed or cancelled run again. Raises `NotFound`, `Conflict`."""
         ...
 
+    async def fork(
+        self,
+        run_id: str,
+        from_step: int,
+        *,
+        given: tuple[object] | None,
+        idempotency_key: str | None,
+        traceparent: str | None,
+    ) -> Submitted:
+        """Commit a run that reuses what of another had succeeded before that step; `given`: another input.
+
+        Raises as `submit`, and `NotFound`.
+        """
+        ...
+
     async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
         """Cancel each in bounded batches; the ids of those that were. Raises `JournalUnavailable`."""
         ...

@@ -18,6 +18,7 @@ from agentobs.api.problems import KINDS, Json
 from agentobs.api.schemas import (
     Detail,
     Filters,
+    ForkRequest,
     Health,
     Problem,
     Readiness,
@@ -161,6 +162,30 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
     async def resume(run_id: str) -> Response:
         """Run a failed or cancelled run again, paying only for what failed or never ran; 409 in any other state."""
         return Json(await summarized(await service.resume(to_run_id(run_id))), 202)
+
+    @api.post(
+        "/v1/runs/{run_id}/fork",
+        status_code=202,
+        response_model=Summary,
+        responses={
+            200: {"model": Summary, "description": "This key and body had made the fork before"},
+            **_problems(400, 404, 409, 413, 415, 422, 429, 503),
+        },
+        tags=["runs"],
+    )
+    async def fork(
+        run_id: str, body: ForkRequest, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
+    ) -> Response:
+        """A new run that reuses what of this one had succeeded before a step began; 409 when it has not begun."""
+        run, created = await service.fork(
+            to_run_id(run_id),
+            body.from_step,
+            given=(body.input,) if "input" in body.model_fields_set else None,
+            idempotency_key=idempotency_key,
+            traceparent=to_traceparent(traceparent),
+        )
+        summary = views.summary(RunDetail(run=run)) if created else await summarized(run)
+        return Json(summary, 202 if created else 200, {"Location": f"/v1/runs/{run.id}"})
 
 
 def _add_bulk(api: APIRouter, service: ServicePort) -> None:

@@ -88,6 +88,23 @@ class RunRequest(BaseModel):
     ] = {}
 
 
+def whole(given: object) -> object:
+    if isinstance(given, (str, bytes, bool)):
+        raise ValueError("should be a whole number")  # noqa: TRY004 -- pydantic's way; 5.0 is one in JSON, "5" is none
+    return given
+
+
+class ForkRequest(BaseModel):
+    """Where a fork begins anew, and what with."""
+
+    model_config = ConfigDict(extra="forbid", title="ForkRequest")
+
+    from_step: Annotated[int, Field(ge=1), BeforeValidator(whole)] = Field(
+        description="Number of a step of the run; what had succeeded when it began is reused."
+    )
+    input: Any = Field(None, description="In place of the run's own; leave it out to keep that.")
+
+
 class Selection(BaseModel):
     """Filters of runs."""
 
@@ -271,12 +288,19 @@ class ExecutionView(BaseModel):
     outcome: str | None
 
 
+class ForkedFrom(BaseModel):
+    run_id: str
+    step: int
+
+
 class Detail(Summary):
     input: Any
     output: Any
     error_detail: str | None = Field(
         description="The traceback, where the workflow itself raised. Content: shown here alone."
     )
+    forked_from: ForkedFrom | None
+    forked_to: list[str] = Field(description="Ids of the runs that were forked from it.")
     executions: list[ExecutionView]
     steps: list[StepDetail]  # type: ignore[assignment]  # a summary counts them
 

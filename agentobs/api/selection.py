@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agentobs.api.schemas import Selection, one_of
+from agentobs.api.schemas import Selection, one_of, whole
 from agentobs.journal.protocol import RunQuery
 from agentobs.records import CANCELLED, FAILED, RUN_STATUSES, TERMINAL
 
@@ -30,12 +30,6 @@ def _bulk(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"required": ["all"], "properties": {"all": {"const": True}}})
 
 
-def _number(given: object) -> object:
-    if isinstance(given, (str, bytes, bool)):
-        raise ValueError("should be a whole number")  # noqa: TRY004 -- pydantic's way; 5.0 is one in JSON, "5" is none
-    return given
-
-
 class _BulkRequest(Selection):
     """Filters as GET /v1/runs has them. At least one, or `all`."""
 
@@ -43,7 +37,7 @@ class _BulkRequest(Selection):
 
     all: bool = Field(default=False, strict=True, description="Said outright where no filter is meant.")
     dry_run: bool = Field(default=False, strict=True, description="Tell what fits; nothing is done.")
-    limit: Annotated[int, Field(ge=1, le=MAX_BULK), BeforeValidator(_number)] = Field(
+    limit: Annotated[int, Field(ge=1, le=MAX_BULK), BeforeValidator(whole)] = Field(
         MAX_BULK, description="Runs a call."
     )
 

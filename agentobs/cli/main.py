@@ -28,7 +28,7 @@ app = group(
     "Exit codes: 0 done, 1 the run failed, 2 wrong use, 3 no service answers, 4 a check found a difference.\n\n"
     "Begin with 'agentobs demo'."
 )
-app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
+app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel, resume and fork runs.")
 
 
 def _version(asked: bool) -> None:

@@ -137,6 +137,25 @@ def resume_run(
         wait(bulk.act(settings(), server, bulk.RESUME, given, yes=yes, dry_run=dry_run, as_json=as_json))
 
 
+@runs_app.command("fork", short_help="Begin a run anew from one of its steps.")
+def fork_run(
+    run_id: RunId,
+    from_step: Annotated[int, typer.Option("--from-step", min=1, help="What succeeded before it began is reused.")],
+    given: Annotated[
+        str | None, typer.Option("--input", metavar="JSON|@FILE|-", help="Another input; else that of the run.")
+    ] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a new run that reuses, unpaid, what of this one had succeeded before a step began. Needs the service."""
+    from agentobs.cli import inputs, showing  # noqa: PLC0415
+
+    body: dict[str, Any] = {"from_step": from_step}
+    if given is not None:
+        body["input"] = inputs.run_input(given, ())
+    wait(showing.fork_run(settings(), server, run_id, body, as_json=as_json))
+
+
 def _selection(
     workflow: str | None,
     status: str | None,

@@ -69,6 +69,7 @@ class History:
     notes: tuple[Note, ...] = ()
     resumed_from: int = 0  # failures of executions before this one are run again
     elapsed_ns: int = 0  # time spent inside earlier executions
+    source: History | None = None  # of a fork: what it may reuse of the run that it was forked from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +122,7 @@ class RunDetail:
     steps: tuple[Step, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     notes: tuple[Note, ...] = field(default=())
+    forks: tuple[str, ...] = ()  # ids of the runs that were forked from it
 
 
 class Event(NamedTuple):

@@ -19,7 +19,9 @@ T = TypeVar("T")
 
 THREADS: Final = 2
 _RUNS: Final = (
-    "SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version FROM runs"
+    "SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version, "
+    "(SELECT source FROM forks WHERE run_id = id) AS forked_from, "
+    "(SELECT step FROM forks WHERE run_id = id) AS forked_step FROM runs"
 )
 _IDS: Final = "SELECT id FROM runs"
 
@@ -122,6 +124,7 @@ class SqliteReader:
                     steps=tuple(self._records(db, Step, self._sql.steps_of.sql, key, instead=instead)),
                     attempts=tuple(self._records(db, Attempt, self._sql.attempts_of.sql, key, instead=instead)),
                     notes=tuple(self._records(db, Note, self._sql.notes_of.sql, key)) if content else (),
+                    forks=tuple(row[0] for row in db.execute(self._sql.forks_of.sql, key)) if content else (),
                 )
             )
         return details

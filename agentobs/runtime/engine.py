@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentobs.encoding import canonical, encode
+from agentobs.encoding import canonical, decode, encode
 from agentobs.errors import AgentobsError, Conflict, InvalidInput, JournalUnavailable, NotFound
 from agentobs.journal.protocol import Claim, Submitted
 from agentobs.records import NOTED, RECOVERED, Change, Run, new_run_id
@@ -84,6 +84,54 @@ class Engine:
         Raises `UnknownWorkflow`, `InvalidInput`, `Conflict` (the key's first body was another), `QueueFull`,
         `JournalUnavailable`.
         """
+        run = self._new_run(
+            workflow,
+            given,
+            tags=encode(dict(tags or {}), "tags"),
+            idempotency_key=idempotency_key,
+            request_hash=_hash([workflow, given, dict(tags or {})]),
+            traceparent=traceparent,
+        )
+        return await self._accept(run)
+
+    async def fork(
+        self,
+        run_id: str,
+        from_step: int,
+        *,
+        given: tuple[object] | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Submitted:
+        """Accept a run of the same workflow that reuses what of `run_id` had succeeded before `from_step` began.
+
+        `given`: another input. Raises as `submit`, and `NotFound` (no such run or step), `Conflict` (that step has not
+        begun yet).
+        """
+        source, detail = await self._journal.run(run_id), await self._journal.detail(run_id, content=False)
+        if source is None or detail is None:
+            raise NotFound(f"there is no run {run_id!r:.60}")
+        numbers = [step.number for step in detail.steps]
+        if from_step not in numbers:
+            begun = (
+                f"the steps that it has begun are {min(numbers)} to {max(numbers)}" if numbers else "it has begun none"
+            )
+            if detail.run.ended_at is None and from_step > max(numbers, default=0):
+                raise Conflict(f"run {run_id} has not got to step {from_step} yet: {begun}. Try again later")
+            raise NotFound(f"run {run_id} has no step {from_step}: {begun}")
+        run = self._new_run(
+            source.workflow,
+            decode(source.input) if given is None else given[0],
+            tags=source.tags,
+            idempotency_key=idempotency_key,
+            request_hash=_hash(["fork", run_id, from_step, *(given or ())]),
+            traceparent=traceparent,
+            forked_from=run_id,
+            forked_step=from_step,
+        )
+        return await self._accept(run)
+
+    def _new_run(self, workflow: str, given: object, **more: Any) -> Run:
         declared = self._workflows[workflow]
         text = encode(given, f"the input of workflow {workflow!r}")
         if len(text) > self._limits.max_input_bytes:
@@ -94,17 +142,16 @@ class Engine:
             )
         declared.parse(given)
         now = self._shared.clock.now().wall
-        run = Run(
+        return Run(
             id=new_run_id(now // 1_000_000, os.urandom(10)),
             workflow=workflow,
             version=self._version,
             input=text,
-            tags=encode(dict(tags or {}), "tags"),
-            idempotency_key=idempotency_key,
-            request_hash=_request_hash(workflow, given, tags),
-            traceparent=traceparent,
             created_at=now,
+            **more,
         )
+
+    async def _accept(self, run: Run) -> Submitted:
         if self._journal.trouble is not None:
             raise JournalUnavailable(f"nothing can be accepted now: {self._journal.trouble}. Try again later")
         work = asyncio.ensure_future(self._journal.submit(run, max_queued=self._limits.max_queued_runs))
@@ -260,8 +307,8 @@ class Engine:
             self._dispatcher.slot_free()
 
 
-def _request_hash(workflow: str, given: object, tags: Mapping[str, str] | None) -> str:
-    body = canonical([workflow, given, dict(tags or {})], "the request")
+def _hash(request: list[Any]) -> str:
+    body = canonical(request, "the request")
     return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
 
 
