@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from agentobs.api import views
 from agentobs.errors import Conflict, InvalidInput, NotFound, UnknownWorkflow
 from agentobs.functions import step
 from agentobs.journal.protocol import RunDetail
+from agentobs.journal.sqlite import SQL
 from agentobs.records import CANCELLED, FAILED, SUCCEEDED, Run, Step, span_id, trace_id
 from agentobs.telemetry.traces import run_span, spans
 from agentobs.workflows import Registry, declare
@@ -40,6 +42,10 @@ async def article(run, order: Order) -> list[str]:
     return [first, second, await run.call(writer, f"polish {second}")]
 
 
+async def mixed(run, order: Order) -> list[str]:
+    return [await run.call(writer, f"a {order.tone}"), await run.call(writer, "b"), await run.call(writer, "c")]
+
+
 async def parallel(run, order: Order) -> list[str]:
     async def one(name: str) -> str:
         return await run.branch(name).call(writer, name)
@@ -52,6 +58,7 @@ def registry() -> Registry:
     counted.clear()
     found = Registry()
     found.add(declare(article, agents=[writer], steps=[look_up]))
+    found.add(declare(mixed, agents=[writer]))
     found.add(declare(parallel, agents=[writer]))
     return found
 
@@ -108,6 +115,9 @@ async def test_what_succeeded_before_the_step_is_reused_and_the_rest_is_paid(pat
         expected = {span_id("step", fork.run.id, 1, one.key) for one in fork.steps if not one.reused}
         owed = due(kit, fork.run.id)
         assert expected <= owed and not owed & {span_id("step", fork.run.id, 1, s.key) for s in fork.steps if s.reused}
+        with sqlite3.connect(path) as db:  # what sampling would recall
+            recalled = list(db.execute(SQL.spans_of.sql, {"run_id": fork.run.id}))
+        assert [number for kind, number, *_ in recalled if kind == "step"] == [3, 4]
         assert [(link.trace_id, link.span_id) for link in run_span(fork.run).links] == [
             (trace_id(source.run.id), span_id("run", source.run.id))
         ]
@@ -188,6 +198,26 @@ async def test_a_fork_that_dies_reuses_still_and_pays_nothing_twice(path, tmp_pa
             ("writer", False, SUCCEEDED, 2),
         ]
         assert counted == ["tea"]
+
+
+async def test_what_a_recovered_fork_asks_for_later_is_reused_too(path, tmp_path, registry):
+    async with engine_on(path, registry, ScriptedModel()) as kit:
+        source = await kit.run("mixed", {"goal": "x"})
+    asked = asyncio.Event()
+
+    async def hangs(*_):
+        asked.set()
+        await asyncio.sleep(3600)
+
+    async with engine_on(path, registry, ScriptedModel(hangs)) as kit:
+        fork = (await kit.engine.fork(source.run.id, 3, given=({"goal": "x", "tone": "warm"},))).run
+        await asyncio.wait_for(asked.wait(), 10)
+        copy = kit.crash_copy(tmp_path / "after.db")
+    model = ScriptedModel()
+    async with engine_on(copy, registry, model) as kit:
+        ended = await kit.ended(fork.id)
+        assert [call.prompt for call in model.calls] == ["a warm", "c"]
+        assert [(one.execution, one.reused) for one in ended.steps] == [(1, False), (2, False), (2, True), (2, False)]
 
 
 async def test_a_fork_killed_before_it_began_reuses_all(path, tmp_path, registry):
