@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.harness import World, until, world
+from tests.acceptance.harness import World, environment, until, world
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -59,3 +62,25 @@ def test_a_fork_that_is_killed_pays_only_its_own_and_the_books_balance(tmp_path:
     reused = {labels: value for labels, value in books.metrics["agentobs_steps_reused_total"].items() if value}
     assert {dict(labels)["name"] for labels in reused} == {"collect", "planner", "scribe"}
     assert sum(books.metrics["agentobs_saved_usd_total"].values()) > 0
+
+
+def test_a_run_is_forked_from_the_command_line(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        source = here.service.submit("sequence", {"topic": "tea"})
+        here.service.wait_ended([source["id"]])
+
+        def typed(*args: str) -> subprocess.CompletedProcess[str]:
+            command = [Path(sys.executable).with_name("agentobs"), "runs", "fork", *args, "--server", here.service.url]
+            env = environment(tmp_path, simulator=here.simulator.url, sink=None)
+            return subprocess.run(
+                command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            )
+
+        done = typed(source["id"], "--from-step", "2", "--input", '{"topic": "ale"}', "--json")
+        assert done.returncode == 0, done.stderr
+        own = json.loads(done.stdout)["id"]
+        assert here.service.wait_ended([own])[own]["status"] == "succeeded"
+        detail = here.service.detail(own)
+        assert detail["input"] == {"topic": "ale"} and not any(one["reused"] for one in detail["steps"])
+        wrong = typed(source["id"], "--from-step", "9")
+        assert wrong.returncode == 2 and "has no step 9: the steps that it has begun are 1 to 5" in wrong.stderr
