@@ -10,17 +10,21 @@ import asyncio
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import agentobs.examples as _examples  # noqa: F401 -- registers the shipped workflows
 from agentobs.api.app import create_app
 from agentobs.api.live import Hub
+from agentobs.audit.journal import Statement
+from agentobs.audit.journal import audit as audit_journal
+from agentobs.drift import Audit
 from agentobs.errors import InvalidSettings
 from agentobs.journal.protocol import Delta, QueueState, Reader, RunDetail, Submitted
 from agentobs.journal.sampling import Sampling
-from agentobs.journal.sqlite import SqliteJournal, open_journal
+from agentobs.journal.sqlite import SqliteJournal, open_journal, read_only
 from agentobs.models.anthropic import AnthropicModel
 from agentobs.models.providers import models_for, warm_up
 from agentobs.records import NS, Run
@@ -55,12 +59,20 @@ class Service:
     """Everything behind the HTTP API and the command line. Made by `open_service`."""
 
     def __init__(
-        self, journal: SqliteJournal, engine: Engine, metrics: Metrics, registry: Registry, *, runs: bool
+        self,
+        journal: SqliteJournal,
+        engine: Engine,
+        metrics: Metrics,
+        registry: Registry,
+        *,
+        audited: Callable[[Mapping[str, int]], None],
+        runs: bool,
     ) -> None:
         self._journal = journal
         self._engine = engine
         self._metrics = metrics
         self._registry = registry
+        self._audited = audited
         self._runs = runs
         self.stopping = False
         self.live = Hub(journal)
@@ -118,6 +130,12 @@ class Service:
         """See `Engine.resume_all`."""
         return await self._engine.resume_all(run_ids)
 
+    async def record_audit(self, audit: Audit) -> int:
+        """See `ServicePort.record_audit`."""
+        number = await self._journal.record_audit(audit)
+        self._audited(audit.drift)
+        return number
+
     def stop(self) -> None:
         """A stop was asked for: no run is claimed any more, and `readyz` says so."""
         self.stopping = True
@@ -170,6 +188,7 @@ async def open_service(
         journal.subscribe(metrics.observe)
         journal.subscribe(logs.LogSubscriber().observe)
         shown.journal = journal
+        shown.audited(await journal.drift())
         stack.push_async_callback(shown.refreshing(asyncio.create_task(shown.refresh())))
         if export is not None:
             await _start_export(stack, journal, export, settings.resource, shown)
@@ -189,7 +208,7 @@ async def open_service(
         )
         stack.callback(watchdog.stop)
         watchdog.start()
-        service = Service(journal, engine, metrics, registry, runs=run)
+        service = Service(journal, engine, metrics, registry, audited=shown.audited, runs=run)
         if run:
             warming = asyncio.create_task(_warm_up(models, registry))
             stack.push_async_callback(_cancelled, warming)
@@ -233,11 +252,18 @@ class _Shown:
         self.outbox: TraceOutbox | None = None
         self._queue: Sequence[QueueState] = ()
         self._spans: tuple[int, int | None] = (0, None)
+        self._drift: Mapping[str, int] = {}
+
+    def audited(self, drift: Mapping[str, int]) -> None:
+        """An audit found this; what it did not look for stays as an earlier one had it, and 0 before any."""
+        if drift:
+            self._drift = {kind: drift.get(kind, self._drift.get(kind, 0)) for kind in names.DRIFTS}
 
     def sources(self) -> Sources:
         return Sources(
             queue=lambda: self._queue,
             spans=lambda: self._spans if self.outbox is None else self.outbox.stats(),
+            drift=lambda: self._drift,
             journal_errors=lambda: 0 if self.journal is None else self.journal.errors,
             journal_bytes=lambda: 0 if self.journal is None else self.journal.size_bytes(),
             disk_free_bytes=lambda: 0 if self.journal is None else shutil.disk_usage(self.journal.path.parent).free,
@@ -247,10 +273,9 @@ class _Shown:
         assert self.journal is not None
         self._spans = await self.journal.pending_span_stats()
         while True:
-            try:
+            # The next reading may work. Until then the latest stands: ages go on, and no alert on them starts anew.
+            with suppress(Exception):
                 self._queue = await self.journal.queue()
-            except Exception:  # noqa: BLE001 -- the next reading may work; without this task the gauges would stand still
-                self._queue = ()
             await asyncio.sleep(QUEUE_REFRESH_S)
 
     def refreshing(self, task: asyncio.Task[None]) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -321,6 +346,11 @@ async def serve_http(
 def log_lines(detail: RunDetail) -> Iterator[dict[str, Any]]:
     """A run's log lines, made again from what the journal holds of it: JSON objects in the order they were logged."""
     return printed((detail.run, *detail.executions, *detail.steps, *detail.attempts))
+
+
+def audit_file(path: Path, statement: Statement = None) -> Audit:
+    """Hold a journal's books against each other and against what the provider says. Reads alone; takes its time."""
+    return audit_journal(read_only(path), deltas=deltas, exported=names.SPANS_EXPORTED.name, statement=statement)
 
 
 def try_export(settings: Settings) -> tuple[str, str]:

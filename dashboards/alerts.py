@@ -1,7 +1,4 @@
-"""The one definition of every alert: Prometheus's rules and Grafana's are both generated from it.
-
-Thresholds are constants, each with its reason; those of the run-success objective are in `recording.py`.
-"""
+"""The one definition of every alert: Prometheus's rules and Grafana's are both generated from it."""
 
 from __future__ import annotations
 
@@ -10,40 +7,11 @@ from typing import Final
 from agentobs.records import CANCELLED, FAILED, OK, RECOVERED, SUCCEEDED
 from agentobs.runtime.retry import RETRYABLE
 from agentobs.telemetry import names
-from dashboards import recording
+from dashboards import recording, thresholds
 from dashboards.alert import Alert
 from dashboards.ids import Models, Money, Overview, Service, Workflow
 from dashboards.promql import JOB, aggregate, increase, number, one_of, select
 from dashboards.recording import ERROR_BUDGET, FAST, MIN_FAILURES, RUN_P95, SLOW, SPEND, SUCCESS_OBJECTIVE
-
-# Shares, of 1.
-WORKFLOW_FAILING: Final = 0.25  # five times what the objective allows
-PROVIDER_FAILING: Final = 0.2  # up to here three attempts a turn hide it: one turn in 125 fails
-RATE_LIMIT_LEFT: Final = 0.1  # below, a burst is enough for 429s
-MONEY_ON_FAILURES: Final = 0.2  # paid for nothing
-DEBATES_OPEN: Final = 0.5  # more end at their last round than by agreement
-REFUSED: Final = 0.05  # a model refuses the same prompt again: a change of prompts or model shows here
-STREAMS_CUT: Final = 0.05  # each is paid in part, and once more in whole
-# Seconds.
-NO_PROGRESS: Final = 900  # an attempt may take its agent's whole timeout (600 by default), then wait
-QUEUE_OLD: Final = 600  # accepted, and nobody works on it
-RUN_SLOW_FLOOR: Final = 60  # nobody is woken because 5 seconds became 11
-SPANS_OLD: Final = 300  # a Collector that restarts is back long before
-DISK_HORIZON: Final = 4 * 3600  # time to act before it is full
-# US dollars within an hour.
-SPEND_FLOOR: Final = 10  # below, doubling is noise
-WASTED_FLOOR: Final = 1
-# Bytes.
-JOURNAL_LARGE: Final = 10 * 2**30  # a backup or a VACUUM of it takes minutes
-DISK_LOW: Final = 2**30  # the journal's log and what is committed meanwhile need room
-# Counts and factors.
-RETRIES_PER_SUCCESS: Final = 1  # each answer takes more than two requests
-MIN_RETRIES: Final = 10  # within 10 minutes
-MIN_FAULTS: Final = 5  # failing attempts within 5 minutes
-RUN_SLOW_FACTOR: Final = 2  # times its p95 of the day before
-MIN_RUNS: Final = 10  # a p95 of fewer is their maximum
-SPEND_FACTOR: Final = 2  # times its own busy hour
-OCCASIONS: Final = 2  # a deploy recovers runs once or twice; a process that keeps dying does so again and again
 
 WHO: Final = ("workflow", "agent", "model")
 OF_WORKFLOW: Final = ("workflow",)
@@ -86,7 +54,11 @@ CUTS: Final = increase(
     names.ATTEMPTS, one_of("outcome", ("stream_truncated", "stream_error")), window="30m", by=OF_MODEL
 )
 DISK: Final = f"min by (instance) ({select(names.DISK_FREE)})"
-DISK_THEN: Final = f"min by (instance) (predict_linear({select(names.DISK_FREE, window='1h')}, {DISK_HORIZON}))"
+DISK_THEN: Final = (
+    f"min by (instance) (predict_linear({select(names.DISK_FREE, window='1h')}, {thresholds.DISK_HORIZON}))"
+)
+# What is written at a first start, in minutes, says nothing of the hours to come.
+DISK_BEFORE: Final = f"min by (instance) ({select(names.DISK_FREE)} offset 30m)"
 RECOVERING: Final = increase(names.EXECUTIONS, f'reason="{RECOVERED}"', window="1h", by=OF_WORKFLOW, function="changes")
 UP: Final = f"up{{{JOB}}}"
 
@@ -119,7 +91,7 @@ ALERTS: Final = (
         name="AgentobsWorkflowFailing",
         severity="warning",
         expr=_share(FAILED_RUNS, ENDED_RUNS),
-        threshold=WORKFLOW_FAILING,
+        threshold=thresholds.WORKFLOW_FAILING,
         guard=f"{FAILED_RUNS} >= {MIN_FAILURES}",
         by=OF_WORKFLOW,
         unit="ratio",
@@ -132,16 +104,16 @@ ALERTS: Final = (
         name="AgentobsRunsSlow",
         severity="warning",
         expr=f"max by (workflow) ({RUN_P95})",
-        threshold=RUN_SLOW_FLOOR,
+        threshold=thresholds.RUN_SLOW_FLOOR,
         # Its own day before is the measure: seconds for one workflow, an hour for another. The last hour is left out of
-        # it, so that slowness does not become its own measure at once. Silent while there is no day before.
-        guard=f"{RUN_P95} > {RUN_SLOW_FACTOR} * avg_over_time({RUN_P95}[1d] offset 1h)\n"
-        f"and {SUCCEEDED_RUNS} >= {MIN_RUNS}",
+        # it, so that slowness does not become its own measure at once. Silent while there is nothing before.
+        guard=f"{RUN_P95} > {thresholds.RUN_SLOW_FACTOR} * avg_over_time({RUN_P95}[1d] offset 1h)\n"
+        f"and {SUCCEEDED_RUNS} >= {thresholds.MIN_RUNS}",
         by=OF_WORKFLOW,
         unit="seconds",
         for_="5m",
         summary="one in 20 runs of workflow {workflow} takes longer than {value}, "
-        f"more than {RUN_SLOW_FACTOR} times as long as the day before",
+        f"more than {thresholds.RUN_SLOW_FACTOR} times as long as the day before",
         means="Runs succeed, and take much longer than this workflow usually does.",
         panel=Workflow.DURATION,
     ),
@@ -149,7 +121,7 @@ ALERTS: Final = (
         name="AgentobsNoProgress",
         severity="critical",
         expr=_worst(names.OLDEST_PROGRESS, "workflow"),
-        threshold=NO_PROGRESS,
+        threshold=thresholds.NO_PROGRESS,
         by=OF_WORKFLOW,
         unit="seconds",
         for_="1m",
@@ -161,7 +133,7 @@ ALERTS: Final = (
         name="AgentobsQueueOld",
         severity="critical",
         expr=_worst(names.OLDEST_QUEUED, "workflow"),
-        threshold=QUEUE_OLD,
+        threshold=thresholds.QUEUE_OLD,
         by=OF_WORKFLOW,
         unit="seconds",
         for_="1m",
@@ -174,7 +146,7 @@ ALERTS: Final = (
         severity="warning",
         # Occasions, not runs: one death recovers all runs that were in flight.
         expr=RECOVERING,
-        threshold=OCCASIONS,
+        threshold=thresholds.OCCASIONS,
         by=OF_WORKFLOW,
         summary="runs of workflow {workflow} were taken over from a dead or drained owner on {value} occasions within "
         "an hour",
@@ -185,7 +157,7 @@ ALERTS: Final = (
         name="AgentobsDebateNotConverging",
         severity="warning",
         expr=_share(OPEN, increase(names.DEBATE_ROUNDS, window="1h", by=OF_WORKFLOW, part="_count")),
-        threshold=DEBATES_OPEN,
+        threshold=thresholds.DEBATES_OPEN,
         guard=f"{OPEN} >= {MIN_FAILURES}",
         by=OF_WORKFLOW,
         unit="ratio",
@@ -200,8 +172,8 @@ ALERTS: Final = (
         severity="warning",
         # Without any success the retries are counted against one.
         expr=f"{RETRIES}\n/\nclamp_min({ANSWERS}, 1)",
-        threshold=RETRIES_PER_SUCCESS,
-        guard=f"{RETRIES} >= {MIN_RETRIES}",
+        threshold=thresholds.RETRIES_PER_SUCCESS,
+        guard=f"{RETRIES} >= {thresholds.MIN_RETRIES}",
         by=WHO,
         unit="decimal",
         for_="2m",
@@ -213,8 +185,8 @@ ALERTS: Final = (
         name="AgentobsProviderOverloaded",
         severity="warning",
         expr=_share(FAULTS, ATTEMPTS),
-        threshold=PROVIDER_FAILING,
-        guard=f"{FAULTS} >= {MIN_FAULTS}",
+        threshold=thresholds.PROVIDER_FAILING,
+        guard=f"{FAULTS} >= {thresholds.MIN_FAULTS}",
         by=OF_MODEL,
         unit="ratio",
         for_="2m",
@@ -229,7 +201,7 @@ ALERTS: Final = (
         # The gauge is what the latest answer told: without requests it says nothing of now.
         expr=f"min by (model, kind) ({select(names.RATE_LIMIT)})\nand on (model) ({ATTEMPTS} > 0)",
         op="<",
-        threshold=RATE_LIMIT_LEFT,
+        threshold=thresholds.RATE_LIMIT_LEFT,
         by=("model", "kind"),
         unit="ratio",
         for_="2m",
@@ -241,7 +213,7 @@ ALERTS: Final = (
         name="AgentobsRefusalsRising",
         severity="warning",
         expr=_share(REFUSALS, increase(names.ATTEMPTS, window="1h", by=WHO)),
-        threshold=REFUSED,
+        threshold=thresholds.REFUSED,
         guard=f"{REFUSALS} >= {MIN_FAILURES}",
         by=WHO,
         unit="ratio",
@@ -253,7 +225,7 @@ ALERTS: Final = (
         name="AgentobsStreamsCut",
         severity="warning",
         expr=_share(CUTS, increase(names.ATTEMPTS, window="30m", by=OF_MODEL)),
-        threshold=STREAMS_CUT,
+        threshold=thresholds.STREAMS_CUT,
         guard=f"{CUTS} >= {MIN_FAILURES}",
         by=OF_MODEL,
         unit="ratio",
@@ -266,13 +238,15 @@ ALERTS: Final = (
         name="AgentobsSpendHigh",
         severity="warning",
         expr=f"max ({SPEND})",
-        threshold=SPEND_FLOOR,
+        threshold=thresholds.SPEND_FLOOR,
         # Its own busy hour of the week before (an average would call each working day high), the last hour left out.
-        guard=f"{SPEND} > {SPEND_FACTOR} * quantile_over_time(0.95, {SPEND}[7d] offset 1h)",
+        # Silent until there is a whole hour to compare with: the first one's sum grows from nothing.
+        guard=f"{SPEND} > {thresholds.SPEND_FACTOR} * quantile_over_time(0.95, {SPEND}[7d] offset 1h)\n"
+        f"and {SPEND} offset 2h",
         unit="decimal",
         for_="5m",
         summary="{value} US dollars were spent in the last hour, "
-        f"more than {SPEND_FACTOR} times what a busy hour of the last 7 days cost",
+        f"more than {thresholds.SPEND_FACTOR} times what a busy hour of the last 7 days cost",
         means="More is spent than usual: more runs, longer prompts, a loop, or a dearer model.",
         panel=Money.SPEND_RATE,
     ),
@@ -280,8 +254,8 @@ ALERTS: Final = (
         name="AgentobsMoneyOnFailures",
         severity="warning",
         expr=_share(WASTED, increase(names.COST, window="1h", by=OF_WORKFLOW)),
-        threshold=MONEY_ON_FAILURES,
-        guard=f"{WASTED} > {WASTED_FLOOR}",
+        threshold=thresholds.MONEY_ON_FAILURES,
+        guard=f"{WASTED} > {thresholds.WASTED_FLOOR}",
         by=OF_WORKFLOW,
         unit="ratio",
         for_="5m",
@@ -314,7 +288,7 @@ ALERTS: Final = (
         name="AgentobsSpansPending",
         severity="warning",
         expr=_worst(names.SPANS_OLDEST),
-        threshold=SPANS_OLD,
+        threshold=thresholds.SPANS_OLD,
         unit="seconds",
         for_="2m",
         summary="a span has been waiting for {value} to be delivered",
@@ -344,7 +318,7 @@ ALERTS: Final = (
         name="AgentobsJournalLarge",
         severity="warning",
         expr=_worst(names.JOURNAL_BYTES),
-        threshold=JOURNAL_LARGE,
+        threshold=thresholds.JOURNAL_LARGE,
         unit="bytes",
         for_="5m",
         summary="the journal has grown to {value}B",
@@ -354,13 +328,13 @@ ALERTS: Final = (
     Alert(
         name="AgentobsDiskLow",
         severity="critical",
-        expr=f"({DISK} < {DISK_LOW})\nor\n({DISK} and {DISK_THEN} < 0)",
+        expr=f"({DISK} < {thresholds.DISK_LOW})\nor\n({DISK} and {DISK_THEN} < 0 and {DISK_BEFORE})",
         threshold=None,
         by=("instance",),
         unit="bytes",
         for_="2m",
         summary="{value}B are free on the journal's disk of {instance}, and it may be full within "
-        f"{DISK_HORIZON // 3600} hours",
+        f"{thresholds.DISK_HORIZON // 3600} hours",
         means="When the disk is full nothing can be committed, and no new attempt starts.",
         panel=Service.DISK_FREE,
     ),

@@ -87,6 +87,10 @@ def lines(
         panel.max(top)
     elif face.unit in (COUNT, PER_MINUTE):
         panel.axis_soft_max(1)  # or nothing at all is drawn on an axis up to 100
+    elif face.unit == SHARE:
+        panel.axis_soft_max(0.1)  # nor on one up to 10,000 %
+    elif face.unit == SECONDS and limit is not None:
+        panel.axis_soft_max(60)  # ages: milliseconds beside a limit of minutes are as good as 0
     if limit is not None:
         steps = [(0.0, BAD if below else GOOD), (limit, GOOD if below else BAD)]
         panel.thresholds(_thresholds(steps))

@@ -21,7 +21,7 @@ def files() -> dict[str, str]:
             "What alerts and panels ask often, over windows that are dear.", {"groups": recording}
         ),
         "prometheus/alerts.yml": text(
-            "Every alert of agentobs; the thresholds and their reasons are in dashboards/alerts.py.",
+            "Every alert of agentobs; the thresholds and their reasons are in dashboards/thresholds.py.",
             {"groups": alerting},
         ),
     }

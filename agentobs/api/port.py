@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agentobs.api.live import Hub
+from agentobs.drift import Audit
 from agentobs.journal.protocol import Reader, Submitted
 from agentobs.records import Run
 from agentobs.workflows import Workflow
@@ -65,6 +66,10 @@ class ServicePort(Protocol):
 
     async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
         """Resume each in bounded batches; the ids of those that were. Raises `JournalUnavailable`."""
+        ...
+
+    async def record_audit(self, audit: Audit) -> int:
+        """Make an audit's result a record, and its number; from then on it is what the drift metric shows."""
         ...
 
     def readiness(self) -> Sequence[str]:

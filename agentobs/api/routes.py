@@ -11,6 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from agentobs.api import views
+from agentobs.api.audits import AuditBody, Recorded
 from agentobs.api.events import add_events
 from agentobs.api.port import ServicePort
 from agentobs.api.prefer import MAX_WAIT_S, wait_s
@@ -230,6 +231,17 @@ def _add_operations(api: APIRouter, service: ServicePort) -> None:
     async def workflows() -> Response:
         """What can be run: names, input schemas, agents with their models."""
         return Json(views.workflow_list(service.registry))
+
+    @api.post(
+        "/v1/audits",
+        status_code=201,
+        response_model=Recorded,
+        responses=_problems(400, 413, 415, 422, 503),
+        tags=["operation"],
+    )
+    async def record_audit(body: AuditBody) -> Response:
+        """Take an audit's result into the journal: `agentobs audit` hands it over, since one process alone writes."""
+        return Json({"id": await service.record_audit(body.audit())}, 201)
 
     @api.get("/healthz", response_model=Health, tags=["operation"])
     async def healthz() -> Response:

@@ -76,6 +76,10 @@ class Client:
         """One page of runs that fit, cancelled or resumed; see `BulkAnswer`."""
         return await self._json("POST", f"/v1/runs/{verb}", body=body)
 
+    async def record_audit(self, audit: Mapping[str, Any]) -> int:
+        """The audit's number in the journal of that service."""
+        return int((await self._json("POST", "/v1/audits", body=audit))["id"])
+
     async def workflows(self) -> dict[str, Any]:
         return await self._json("GET", "/v1/workflows")
 

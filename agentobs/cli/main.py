@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentobs.cli.auditing.options import audit
 from agentobs.cli.drill.options import drill
 from agentobs.cli.groups import group
 from agentobs.cli.options import AsJson, Server
@@ -293,3 +294,4 @@ def doctor(
 
 
 app.command(short_help="A fire drill: does each alert fire, and end?")(drill)
+app.command(short_help="Do journal, totals, spans and bill agree?")(audit)

@@ -212,8 +212,8 @@ class Sender:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if len(self._following) >= _FOLLOWED:
                 self._count("held back")
-            elif self._proven:
-                self._follow(await self._submit(next(todo)))
+            elif self._proven and (run_id := await self._submit(next(todo))):
+                self._follow(run_id)
 
     async def tell(self) -> None:
         """A line a minute."""
@@ -233,8 +233,19 @@ class Sender:
 
     # ---- runs ----
 
-    async def _submit(self, errand: Errand) -> str:
-        run = await self._answered(lambda: self._service.submit(*errand, _TAG))
+    async def _submit(self, errand: Errand) -> str | None:
+        """The run's id. None where the proof was lost before it was accepted: then it is not sent again."""
+
+        async def accepted() -> dict[str, Any] | None:
+            if self._proven:
+                return await self._service.submit(*errand, _TAG)
+            await self._service.check()
+            return None
+
+        run = await self._answered(accepted)
+        return None if run is None else self._sent(run)
+
+    def _sent(self, run: Mapping[str, Any]) -> str:
         self._count("sent")
         return str(run["id"])
 
@@ -245,13 +256,14 @@ class Sender:
     async def _followed(self, run_id: str) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            with suppress(Unreachable):  # told of by who sends
-                try:
-                    run = await self._service.run(run_id)
-                except Refused as error:
-                    if error.status == 404:  # another journal
-                        return
-                    continue
+            try:
+                run = await self._service.run(run_id)
+            except Unreachable:  # told of by who sends
+                self._away()
+            except Refused as error:
+                if error.status == 404:  # another journal
+                    return
+            else:
                 if run["status"] in TERMINAL:
                     break
         ended = run["status"] if run["error"] is None else f"{run['status']} ({run['error']['type']})"
@@ -269,7 +281,7 @@ class Sender:
         simulator = self._simulator
         assert simulator is not None
         await self._answered(lambda: simulator.begin(self._plan.faults()))
-        run_id = await self._submit(errand)
+        run_id = self._sent(await self._answered(lambda: self._service.submit(*errand, _TAG)))
         began, told, over = time.monotonic(), False, False
         try:
             while not self._proven and not over:
@@ -295,9 +307,12 @@ class Sender:
             note(f"run {run_id} reached no model API; another is tried in {_WAIT_S[1]:g} s")
             await asyncio.sleep(_WAIT_S[1])
             return
+        under_way = map(self._service.cancel, self._following)
+        await asyncio.gather(*under_way, return_exceptions=True)
         raise UsageError(
             f"run {run_id} called a model, and the simulator at {simulator.shown} knows nothing of it: the service "
-            "calls something else, which may cost money. Nothing more is sent; see the service's ANTHROPIC_BASE_URL"
+            "calls something else, which may cost money. Nothing more is sent, what was under way is cancelled; see "
+            "the service's ANTHROPIC_BASE_URL"
         )
 
     async def _answered(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -314,14 +329,18 @@ class Sender:
                     began = time.monotonic()
                     note(f"{clean(error)}; it is tried again")
                 asked_s = error.retry_after_s if isinstance(error, Refused) else None
-                # Whoever answers next may have other settings.
-                self._proven = self._proven and (isinstance(error, Refused) or self._simulator is None)
+                if isinstance(error, Unreachable):
+                    self._away()
             else:
                 if began is not None:
                     note(f"answered again after {duration((time.monotonic() - began) * 1000)}")
                 return found
             await asyncio.sleep(min(asked_s, 10 * most_s) if asked_s is not None else wait_s)
             wait_s = min(2 * wait_s, most_s)
+
+    def _away(self) -> None:
+        """Something did not answer: whoever answers next may have other settings."""
+        self._proven = self._simulator is None
 
     # ---- figures ----
 

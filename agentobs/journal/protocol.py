@@ -94,6 +94,9 @@ class QueueState(NamedTuple):
     oldest_created_at: int  # ns
 
 
+# A total of no worker and no metric: spans of records that were committed while no trace export was requested.
+NOT_REQUESTED: Final = "spans_not_requested"
+
 DEFAULT_LIMIT: Final = 50  # runs a page
 EVENTS: Final = 100  # events a page
 

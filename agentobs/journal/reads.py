@@ -69,6 +69,10 @@ class SqliteReader:
         rows = await self.read(lambda db: db.execute(self._sql.totals_of.sql, {"worker": worker}).fetchall())
         return {(metric, tuple(json.loads(labels))): carry * CARRY + value for metric, labels, carry, value in rows}
 
+    async def drift(self) -> Mapping[str, int]:
+        """Of each kind of difference, how many the latest audit found that looked for it; empty before the first."""
+        return await self.read(lambda db: dict(db.execute(self._sql.latest_drift.sql).fetchall()))
+
     async def claimable(self, workflows: Sequence[str], limit: int, after: str, owner: str) -> Sequence[str]:
         params = {"workflows": json.dumps(list(workflows)), "limit": limit, "after": after, "owner": owner}
         return await self.read(lambda db: [row[0] for row in db.execute(self._sql.claimable.sql, params)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import sqlite3
 import threading
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 import aiosql
 
+from agentobs.drift import Audit
 from agentobs.errors import JournalUnavailable
 from agentobs.journal import migrate
 from agentobs.journal.ownership import LockFile
@@ -33,12 +36,17 @@ _WRITER_PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "busy_time
 
 def open_reader(path: Path) -> SqliteReader:
     """Read a journal that some other process may own. Raises as `migrate.check` does, and for a missing file."""
+    return SqliteReader(read_only(path), SQL)
+
+
+def read_only(path: Path) -> Callable[[], sqlite3.Connection]:
+    """What opens the journal for reading; raises as `open_reader` does."""
     if not path.exists():
         raise JournalUnavailable(
             f"there is no journal at {path}; start 'agentobs serve' or name it in AGENTOBS_DATABASE_URL"
         )
     migrate.check(path)
-    return SqliteReader(partial(_connect, path, "ro"), SQL)
+    return partial(_connect, path, "ro")
 
 
 class SqliteJournal:
@@ -60,6 +68,7 @@ class SqliteJournal:
         self.events = self._reader.events
         self.queue = self._reader.queue
         self.totals = self._reader.totals
+        self.drift = self._reader.drift
         self.pending_spans = self._reader.pending_spans
         self.pending_span_stats = self._reader.pending_span_stats
 
@@ -152,6 +161,16 @@ class SqliteJournal:
             return None, (), counted
 
         return self._writer.put(apply)
+
+    async def record_audit(self, audit: Audit) -> int:
+        """Its number among the audits."""
+        told = dataclasses.asdict(audit)
+        row = {name: value if isinstance(value, int) else json.dumps(value) for name, value in told.items()}
+
+        def apply(db: sqlite3.Connection) -> tuple[int, Sequence[Change], Sequence[Delta]]:
+            return db.execute(SQL.insert_audit.sql, row).lastrowid or 0, (), ()
+
+        return await self._writer.put(apply)
 
     async def close(self, timeout_s: float = 10.0) -> None:
         await self._reader.close()  # first: the last connection to close takes the write-ahead log in

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from agentobs.errors import AgentobsError, JournalError, JournalUnavailable
-from agentobs.journal.protocol import Delta, Deltas, Labels, Owed, Published, Subscriber
+from agentobs.journal.protocol import NOT_REQUESTED, Delta, Deltas, Labels, Owed, Published, Subscriber
 from agentobs.journal.rows import CARRY, owed_spans, spans_to_text
 from agentobs.journal.sampling import Judged, Sampler, Sampling
 from agentobs.records import Change
@@ -211,6 +211,7 @@ class Writer:
     def _apply_all(self, db: sqlite3.Connection, jobs: list[Job[Any]], refused: list[_Done]) -> list[_Done]:
         done: list[_Done] = []
         sums: dict[tuple[str, Labels], int] = {}
+        not_requested = 0
         for job in jobs:
             db.execute("SAVEPOINT unit")
             try:
@@ -231,21 +232,21 @@ class Writer:
                 done.append(failed)
                 continue
             db.execute("RELEASE unit")
+            not_requested += 0 if self._requested else len(owed_spans(changes))
             for metric, labels, value in deltas:
                 sums[metric, labels] = sums.get((metric, labels), 0) + value
             published = Published(tuple(changes), tuple(deltas), owed, traced) if changes or deltas else None
             done.append(_Done(job, result, published))
         for (metric, labels), value in sums.items():
-            carry, rest = divmod(value, CARRY)
-            row = {
-                "worker": self._worker,
-                "metric": metric,
-                "labels": json.dumps(labels),
-                "carry": carry,
-                "value": rest,
-            }
-            db.execute(self._add_total, row)
+            self._add(db, self._worker, metric, labels, value)
+        if not_requested:
+            self._add(db, "", NOT_REQUESTED, (), not_requested)
         return done
+
+    def _add(self, db: sqlite3.Connection, worker: str, metric: str, labels: Labels, value: int) -> None:
+        carry, rest = divmod(value, CARRY)
+        row = {"worker": worker, "metric": metric, "labels": json.dumps(labels), "carry": carry, "value": rest}
+        db.execute(self._add_total, row)
 
     def _owe(self, db: sqlite3.Connection, run_id: str, changes: Sequence[Change]) -> tuple[Owed | None, bool]:
         sampler = self._sampler

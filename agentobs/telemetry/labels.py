@@ -63,11 +63,13 @@ def counter_sets(workflows: Sequence[WorkflowLabels]) -> Iterator[tuple[Metric, 
 
 
 def histogram_sets(workflows: Sequence[WorkflowLabels]) -> Iterator[tuple[Metric, Labels]]:
-    """Durations of what succeeds; other series come with their first observation."""
+    """Those that an alert reads, and durations of what succeeds; other series come with their first observation."""
     yield names.COMMIT_SECONDS, ()
     yield names.LOOP_LAG, ()
     for workflow in workflows:
         yield names.RUN_SECONDS, (workflow.name, "")
+        for converged in names.CONVERGED:
+            yield names.DEBATE_ROUNDS, (workflow.name, converged)
         for agent in workflow.agents:
             model = clean(agent.model)
             yield names.AGENT_SECONDS, (agent.name, model, "")

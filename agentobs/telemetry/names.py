@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from agentobs.drift import DRIFT_KINDS
 from agentobs.records import ERROR_TYPES, NS, OK, PICO
 
 SCOPE: Final = "agentobs"  # instrumentation scope; without a version, since any process may export any span
@@ -208,6 +209,7 @@ COUNTERS: Final = tuple(m for m in METRICS.values() if m.kind == "counter" and m
 HISTOGRAMS: Final = tuple(metric for metric in METRICS.values() if metric.kind == "histogram")
 
 EXPORT_OUTCOMES: Final = ("ok", "error", "rejected")
+DRIFTS: Final = tuple(DRIFT_KINDS)
 RATE_LIMIT_KINDS: Final = ("requests", "input_tokens", "output_tokens")
 MODALITY: Final = "unknown"  # gen_ai.token.modality: the Messages API tells none
 TOOL_KIND: Final = "function"  # gen_ai.tool.type
@@ -234,6 +236,7 @@ PAID_OUTCOMES: Final = (
 NOTE_REUSED: Final = "reused"  # key: reused:<step's name>; {"count": 2, "saved_pico": 1500}
 NOTE_DEBATE: Final = "debate"  # {"rounds": 3, "converged": true}
 NOTE_STRAGGLER: Final = "straggler"  # {"ratio": 1.7}: slowest branch over the median one
+CONVERGED: Final = ("true", "false")  # as a label's value
 
 # ---- log events (a closed list) ----
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentobs.records import AGENT as AGENT_KIND
 from agentobs.records import OK, SUCCEEDED
 from agentobs.telemetry import names
-from dashboards.alerts import RATE_LIMIT_LEFT, REFUSED, RETRIED, RETRIES_PER_SUCCESS, STREAMS_CUT
+from dashboards.alerts import RETRIED
 from dashboards.board import board, row
 from dashboards.boards.queries import (
     MODEL,
@@ -23,6 +23,7 @@ from dashboards.colours import BAD, GOOD, WARN
 from dashboards.ids import Models
 from dashboards.panels import COUNT, PER_MINUTE, SECONDS, SHARE, Face, Query, bars, coloured, lines, number
 from dashboards.promql import one_of
+from dashboards.thresholds import RATE_LIMIT_LEFT, REFUSED, RETRIES_PER_SUCCESS, STREAMS_CUT
 
 OF_MODEL = 'gen_ai_request_model=~"$model"'
 BY = ("model",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from agentobs.records import OK, PARTIAL, UNKNOWN
 from agentobs.telemetry import names
-from dashboards.alerts import MONEY_ON_FAILURES
 from dashboards.board import board, row
 from dashboards.boards.queries import MODEL, WHO, WORKFLOW, gauge, grown, per_hour, per_minute, rate, share, some
 from dashboards.colours import BAD, GOOD, WARN
@@ -23,6 +22,7 @@ from dashboards.panels import (
     rows,
 )
 from dashboards.promql import one_of
+from dashboards.thresholds import MONEY_ON_FAILURES
 
 READ = 'kind="cache_read"'
 INPUT = one_of("kind", ("input_uncached", "cache_read", "cache_write"))
@@ -131,6 +131,7 @@ def made() -> str:
                 Column(title="Tokens", query=some(grown(names.TOKENS_TOTAL, *WHO, by=BY_WHO)), decimals=0, width=80),
                 sort="Spent",
             ),
+            widths=(10, 14),
         ),
         row(
             8,
@@ -193,7 +194,7 @@ def made() -> str:
             bars(
                 Face(
                     id=Money.UNPRICED,
-                    title="Attempts without a known price, by model",
+                    title="Unpriced attempts, by model",
                     about="What these models cost is missing in every sum of money here; teach agentobs their price or "
                     "correct the model's name in the agent.",
                     unit=PER_MINUTE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from agentobs.records import CANCELLED, FAILED, SUCCEEDED
 from agentobs.telemetry import names
 from dashboards.alert import RUNBOOKS_URL
-from dashboards.alerts import NO_PROGRESS, QUEUE_OLD
 from dashboards.board import FIRING, board, row
 from dashboards.boards.queries import WORKFLOW, gauge, grown, per_hour, per_minute, quantile, rate, share, some
 from dashboards.colours import BAD, GOOD, WARN
@@ -28,6 +27,7 @@ from dashboards.panels import (
     rows,
 )
 from dashboards.recording import SUCCESS_OBJECTIVE
+from dashboards.thresholds import NO_PROGRESS, QUEUE_OLD
 
 OF_RUN = 'gen_ai_workflow_name=~"$workflow"'
 TO_WORKFLOW = f"/d/{UIDS[WorkflowPanel]}?var-workflow=${{__field.labels.workflow}}&${{__url_time_range}}"

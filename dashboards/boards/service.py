@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from agentobs.records import RECOVERED
 from agentobs.telemetry import names
-from dashboards.alerts import DISK_LOW, JOURNAL_LARGE, SPANS_OLD
 from dashboards.board import board, row
 from dashboards.boards.queries import gauge, per_minute, quantile, some
 from dashboards.colours import BAD, GOOD, WARN
@@ -26,6 +25,7 @@ from dashboards.panels import (
     states,
 )
 from dashboards.promql import JOB
+from dashboards.thresholds import DISK_LOW, JOURNAL_LARGE, SPANS_OLD
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -87,7 +87,7 @@ def made() -> str:
             number(
                 Face(
                     id=Service.DISK_FREE_NOW,
-                    title="Free on the journal's disk",
+                    title="Free on disk",
                     about="When it is full nothing can be committed and no attempt starts: free some, or move the "
                     "journal to a larger disk.",
                     unit=BYTES,
@@ -191,7 +191,7 @@ def made() -> str:
             bars(
                 Face(
                     id=Service.RECOVERIES,
-                    title="Executions recovered, by workflow",
+                    title="Recovered, by workflow",
                     about="Runs taken over from an owner that died or drained; outside of deploys it means that "
                     "processes die: see their log and exit code, 70 is a blocked event loop.",
                     unit=PER_MINUTE,

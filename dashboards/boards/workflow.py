@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from agentobs.records import CANCELLED, ERROR_TYPES, FAILED, SUCCEEDED
 from agentobs.telemetry import names
-from dashboards.alerts import DEBATES_OPEN
 from dashboards.board import board, row
 from dashboards.boards.queries import (
     WORKFLOW,
@@ -38,6 +37,7 @@ from dashboards.panels import (
     traces,
 )
 from dashboards.recording import SUCCESS_OBJECTIVE
+from dashboards.thresholds import DEBATES_OPEN
 
 OF_RUN = 'gen_ai_workflow_name=~"$workflow"'
 OF_AGENT = 'gen_ai_agent_name=~"$agent"'

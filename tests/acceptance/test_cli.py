@@ -129,6 +129,7 @@ def test_help_lists_the_commands_and_nothing_that_does_not_exist_yet(folder: Fol
         "replay",
         "doctor",
         "drill",
+        "audit",
         "runs",
     ]
 

@@ -166,6 +166,17 @@ def test_every_link_between_the_documents_leads_somewhere():
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+def test_every_picture_is_shown_and_every_one_shown_is_there():
+    shown = {
+        (document.parent / target).resolve()
+        for document in DOCUMENTS
+        for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", document.read_text())
+    }
+    there = set((ROOT / "docs/images").iterdir())
+    assert shown == there
+    assert all(path.stat().st_size < 250_000 for path in there), "a reader waits for them"
+
+
 def test_every_make_target_and_command_that_is_named_exists():
     makefile = (ROOT / "Makefile").read_text()
     told = "\n".join(document.read_text() for document in DOCUMENTS)
@@ -177,7 +188,8 @@ def test_every_make_target_and_command_that_is_named_exists():
     ).stdout
     for command in set(
         re.findall(
-            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|traffic|migrate|init|replay|doctor|drill)\b",
+            r"agentobs (serve|run|runs|workflows|settings|demo|simulate|traffic|migrate|init|replay|doctor|drill|audit)"
+            r"\b",
             told,
         )
     ):

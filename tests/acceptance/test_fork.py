@@ -54,6 +54,12 @@ def test_a_fork_that_is_killed_pays_only_its_own_and_the_books_balance(tmp_path:
             assert fork(here, source["id"], body).status_code == status, body
         assert fork(here, source["id"], {"from_step": 5}, Idempotency_Key="once").status_code == 409
         books = here.close_the_books()
+        audited = subprocess.run(
+            [Path(sys.executable).with_name("agentobs"), "audit"],
+            env=environment(tmp_path, simulator=here.simulator.url, sink=None),
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert audited.returncode == 0, audited.stdout + audited.stderr
     books.check()
     paid = [line for line in books.bill if books.journal.attempt[line.client_ref or ""]["run_id"] == own]
     assert len(paid) == 2 and len(books.bill) == billed + 2

@@ -17,6 +17,7 @@ import yaml
 from agentobs.version import __version__
 from tests.acceptance import image
 from tests.acceptance.harness import ROOT, SimulatorThread, until
+from tests.stack.runner import Ports
 
 DOCKERFILE = ROOT / "deploy/agentobs/Dockerfile"
 TOLD = image.instructions(DOCKERFILE.read_text())
@@ -135,7 +136,7 @@ def test_it_serves_as_its_user_on_a_read_only_root_is_healthy_and_ends_when_aske
     before = set(built.upper.rglob("*"))
     with SimulatorThread() as simulator:
         environ = {
-            "AGENTOBS_PORT": (port := str(_free_port())),
+            "AGENTOBS_PORT": (port := str(Ports().local("agentobs", 8080))),
             "AGENTOBS_LOG_FILE": "/var/log/agentobs/agentobs.jsonl",
             "ANTHROPIC_BASE_URL": simulator.url,
             "ANTHROPIC_API_KEY": "any",
@@ -165,11 +166,3 @@ def test_it_serves_as_its_user_on_a_read_only_root_is_healthy_and_ends_when_aske
     unhealthy = built.popen(built.health, environ=environ, **more)
     unhealthy.communicate(timeout=60)
     assert unhealthy.returncode != 0
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]

@@ -9,7 +9,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx2
@@ -23,6 +23,7 @@ from agentobs.api.app import create_app
 from agentobs.api.guard import ENVELOPE_BYTES
 from agentobs.api.live import Hub
 from agentobs.api.schemas import to_cursor
+from agentobs.drift import Audit
 from agentobs.encoding import encode
 from agentobs.errors import Conflict, InvalidInput, JournalUnavailable, NotFound, QueueFull
 from agentobs.journal.protocol import Events, RunDetail, RunQuery, Submitted
@@ -62,6 +63,7 @@ class MemoryService:
         self.reasons: list[str] = []
         self.failure: Exception | None = None
         self.queries: list[RunQuery] = []
+        self.audits: list[Audit] = []
 
     async def submit(self, workflow, input, *, tags, idempotency_key, traceparent) -> Submitted:
         if self.failure:
@@ -96,6 +98,10 @@ class MemoryService:
             raise Conflict(f"run {run_id} has ended already")
         self.change(run_id, status=CANCELLED, error_type="cancelled", ended_at=AT_MS * 1_000_000 + 9 * NS)
         return self.details_by_id[run_id].run
+
+    async def record_audit(self, audit) -> int:
+        self.audits.append(audit)
+        return len(self.audits)
 
     def change(self, run_id: str, **fields) -> None:
         detail = self.details_by_id[run_id]
@@ -547,6 +553,47 @@ async def test_answers_are_not_cached_and_not_sniffed(api):
         headers = (await api.get(path)).headers
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"
+
+
+# ---- audits ----
+
+AUDIT = {
+    "at": 1_764_000_000_000_000_000,
+    "took_ns": 5,
+    "compared": {"totals": 3},
+    "drift": {"totals": 1},
+    "findings": [{"kind": "totals", "text": "one too many", "run_ids": ["r"]}],
+    "remarks": ["said"],
+}
+
+
+async def test_an_audits_result_is_taken_as_it_was_told(api, service):
+    answer = await api.post("/v1/audits", json=AUDIT)
+    assert (answer.status_code, answer.json()) == (201, {"id": 1})
+    (taken,) = service.audits
+    assert json.loads(json.dumps(asdict(taken))) == AUDIT
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"drift": {"spelled wrong": 1}},
+        {"drift": {"totals": -1}},
+        {"at": "yesterday"},
+        {"findings": [{"kind": "run-42", "text": ""}]},
+        {"findings": [{"kind": "totals", "text": "x" * 401}]},
+        {"findings": [{"kind": "totals", "text": "", "run_ids": ["r"] * 6}]},
+        {"more": 1},
+    ],
+)
+async def test_what_is_no_audit_is_refused_and_kinds_are_a_closed_set(api, service, wrong):
+    answer = await api.post("/v1/audits", json=AUDIT | wrong)
+    assert answer.status_code == 422 and not service.audits
+
+
+async def test_a_page_of_another_origin_cannot_record_an_audit(api, service):
+    answer = await api.post("/v1/audits", json=AUDIT, headers={"Origin": "https://elsewhere.example"})
+    assert answer.status_code == 403 and not service.audits
 
 
 # ---- documents ----

@@ -11,12 +11,14 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 
+from agentobs.drift import Audit
 from agentobs.errors import JournalError, JournalLocked, JournalUnavailable, QueueFull, SchemaMismatch, StaleOwner
 from agentobs.journal import migrate
-from agentobs.journal.protocol import Fence, RunQuery
+from agentobs.journal.protocol import NOT_REQUESTED, Fence, RunQuery
 from agentobs.journal.sqlite import open_journal, open_reader
 from agentobs.records import CLOSED, OPENED, Change, Run, Step, new_run_id
 
@@ -122,15 +124,64 @@ def version_1(path, tmp_path, monkeypatch):
 
 async def test_a_journal_of_the_first_version_is_migrated_and_its_runs_go_on(path, tmp_path, monkeypatch):
     version_1(path, tmp_path, monkeypatch)
-    with pytest.raises(SchemaMismatch, match="schema version 1, this agentobs needs 3; back it up, then run 'agentobs"):
+    with pytest.raises(SchemaMismatch, match="schema version 1, this agentobs needs 4; back it up, then run 'agentobs"):
         await open_journal(path, worker="w")
-    assert migrate.migrate_sqlite(path) == (1, 3)
+    assert migrate.migrate_sqlite(path) == (1, 4)
     journal = await open_journal(path, worker="w", export_requested=True)
     claim = await journal.claim("r", worker="w", version="1", max_recoveries=3, workflow_versions={"w": "2"})
     detail = await journal.detail("r")
     assert [one.workflow_version for one in detail.executions] == [None, "2"]
     assert (claim.run.workflow_version, detail.run.workflow_version) == (None, None)
     await journal.close()
+
+
+async def test_spans_that_an_older_version_was_not_asked_for_are_counted_by_the_migration(path, tmp_path, monkeypatch):
+    version_1(path, tmp_path, monkeypatch)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE runs SET first_ended_at = 9")
+        db.execute("UPDATE executions SET ended_at = 9")  # the first is the run's own span
+        db.execute("INSERT INTO executions VALUES ('r', 2, 'resumed', 'w', 'o', 1, '0', 5, 9, 's', NULL, 0, 0, 3, 4)")
+        db.execute(
+            "INSERT INTO steps (run_id, number, execution, key, branch, kind, name, status, started_at, ended_at, seq, "
+            "input) VALUES ('r', 1, 1, 'k', '', 'agent', 's', 'failed', 5, 9, 5, '1')"
+        )
+        for number, ended_at, final in ((1, 9, 0), (2, 9, 1), (3, None, 0)):
+            db.execute(
+                "INSERT INTO attempts (run_id, step, turn, number, model, provider, url, stream, max_tokens, "
+                "started_at, ended_at, usage, wait_ns, final, turn_started_at, seq) "
+                "VALUES ('r', 1, 1, ?, 'm', 'p', '', 0, 1, 5, ?, 'exact', 0, ?, 5, 6)",
+                (number, ended_at, final),
+            )
+        db.execute("INSERT INTO outbox VALUES (1, 5, 'r', '[[\"step\",1,0,0]]')")
+        db.execute("INSERT INTO totals VALUES ('w', 'agentobs_spans_exported_total', '[\"ok\"]', 0, 1)")
+        db.execute("INSERT INTO totals VALUES ('w', 'agentobs_spans_exported_total', '[\"error\"]', 0, 7)")
+        db.commit()
+    migrate.migrate_sqlite(path)
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT value FROM totals WHERE metric = ?", (NOT_REQUESTED,)).fetchall()
+    # Due: the run, an execution, a step, two attempts, a turn. One is owed, one was acknowledged.
+    assert found == [(4,)]
+
+
+@pytest.mark.parametrize("requested", [True, False])
+async def test_spans_that_are_not_asked_for_are_counted_with_their_records(path, requested):
+    journal = await open_journal(path, worker="w", export_requested=requested)
+    run = a_run()
+    await journal.submit(run, max_queued=10)
+    await journal.request_cancel(run.id)
+    assert dict(await journal.totals("")).get((NOT_REQUESTED, ()), 0) == (0 if requested else 1)
+    await journal.close()
+
+
+async def test_of_each_kind_the_latest_audit_that_looked_for_it_counts(path):
+    journal = await open_journal(path, worker="w")
+    assert await journal.drift() == {}
+    for drift in ({"totals": 3, "bill_differs": 2}, {"totals": 0, "spans": 1}):
+        await journal.record_audit(Audit(at=1, took_ns=2, compared=drift, drift=drift))
+    await journal.close()
+    again = await open_journal(path, worker="w")
+    assert await again.drift() == {"totals": 0, "bill_differs": 2, "spans": 1}
+    await again.close()
 
 
 async def test_a_run_and_its_executions_keep_the_version_of_the_workflow_that_ran_them(path):

@@ -14,6 +14,9 @@ from typing import Any
 
 import httpx2
 
+from agentobs.telemetry import names
+from dashboards import recording
+from tests.acceptance.harness import until
 from tests.otlp_sink import SinkSpan
 
 KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
@@ -36,6 +39,12 @@ class Prometheus:
             return [({}, float(found["result"][1]))]
         values = [(one["metric"], float(one["value"][1])) for one in found["result"]]
         return [(labels, value) for labels, value in values if not math.isnan(value)]
+
+    def scraped(self) -> None:
+        """Until it has what the service tells now, and its recording rules have seen that."""
+        for metric in (names.BUILD_INFO.name, recording.SPEND):
+            now = time.time()
+            until(lambda metric=metric, now=now: self.query(f"timestamp({metric}) > {now}"), f"a new {metric}", 30)
 
     def exemplars(self, query: str, over_s: float = 3600) -> list[dict[str, Any]]:
         """`labels`, `value` and `seriesLabels` of each."""

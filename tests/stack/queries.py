@@ -18,11 +18,11 @@ GENERATED: Final = ROOT / "dashboards/generated"
 
 # (dashboard's uid, panel's id, query's refId): why it returns nothing after the traffic of traffic.py.
 PANELS_WITHOUT_DATA: Final[Mapping[tuple[str, int, str], str]] = {
-    ("agentobs-money", 7, "A"): "an audit's differences, of which there are none",
+    ("agentobs-money", 7, "A"): "what the last audit found; no audit has run",
 }
 # Selectors of rules, as Prometheus's parser tells them: why nothing matches.
 SELECTORS_WITHOUT_DATA: Final[Mapping[str, str]] = {
-    '{__name__="agentobs_accounting_drift"}': "the service tells it once an audit has found something to differ",
+    '{__name__="agentobs_accounting_drift"}': "the service tells it once an audit has run",
 }
 # Alerts whose value is absent while all is well.
 ALERTS_WITHOUT_VALUE: Final[Mapping[str, str]] = {"AgentobsAccountingDrift": "as above"}

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import pytest
 
 from tests.acceptance.harness import until
 from tests.stack import compose, runner
+from tests.stack.backends import Prometheus
 from tests.stack.runner import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -70,6 +69,12 @@ class World:
         found: list[dict[str, Any]] = httpx2.get(f"{self.stack.url('simulator')}/_faults").json()
         return found
 
+    def reloaded(self) -> float:
+        """When Prometheus last read its configuration."""
+        text = httpx2.get(f"{self.stack.url('prometheus')}/metrics").text
+        (told,) = re.findall(r"^prometheus_config_last_reload_success_timestamp_seconds (\S+)$", text, re.MULTILINE)
+        return float(told)
+
     @contextmanager
     def broken(self, old: str, new: str) -> Iterator[None]:
         """While inside, Prometheus has other alert rules."""
@@ -81,8 +86,9 @@ class World:
         assert process is not None
         for text in (bad, good):
             file.write_text(text)
+            before = self.reloaded()
             process.send_signal(signal.SIGHUP)
-            time.sleep(1)
+            until(lambda before=before: self.reloaded() > before, "Prometheus to read its rules again", 30)
             if text is bad:
                 yield
 
@@ -95,10 +101,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         if "stack" in os.environ.get("AGENTOBS_TEST_REQUIRE", ""):
             pytest.fail(f"AGENTOBS_TEST_REQUIRE names stack, but {reason}")
         pytest.skip(reason)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        listen = f"127.0.0.1:{probe.getsockname()[1]}"
+    ports = runner.Ports()
+    listen = f"127.0.0.1:{ports.local('drill', 9099)}"
     stack = Stack(
+        ports=ports,
         folder=tmp_path_factory.mktemp("drill"),
         variables={"AGENTOBS_ALERTS_BY": "alertmanager", "ANTHROPIC_BASE_URL": "http://simulator:9100"},
         secrets={**SECRETS, "alert_webhook_url": f"http://{listen}/"},
@@ -109,9 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         stack.wait_ready(SERVICES)
         found = World(stack, listen)
         httpx2.put(f"{stack.url('simulator')}/_faults", json=BEFORE).raise_for_status()
-        up = f"{stack.url('prometheus')}/api/v1/query?query=up%7Bjob%3D%22agentobs%22%7D%3D%3D1"
-        until(lambda: httpx2.get(up).json()["data"]["result"], "a scrape of the service", 30)
-        time.sleep(1.5)  # one more: an increase needs a value before it
+        Prometheus(stack.url("prometheus")).scraped()  # an increase needs a value before it
         yield found
     finally:
         stack.close()

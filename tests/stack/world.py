@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,11 +74,10 @@ def started(folder: Path) -> Iterator[World]:
         stack.start(SERVICES)
         stack.wait_ready([name for name in SERVICES if name != "loki"])  # its start takes 15 s of waiting
         found = World(stack, traffic.Client(stack), webhook, {})
-        until(lambda: found.prometheus.query('up{job="agentobs"} == 1'), "a scrape of the service", 30)
-        time.sleep(1.5)  # one more: an increase needs a value before it
-        found.runs = traffic.run(found.client)
+        found.prometheus.scraped()  # an increase needs a value before it
+        found.runs = traffic.run(found.client, found.prometheus.scraped)
         until(lambda: found.client.spans_pending() == 0, "all spans to be delivered", 30)
-        time.sleep(2)  # a scrape, and what recording rules make of it
+        found.prometheus.scraped()
         stack.wait_ready(["loki"])
         yield found
     finally:

@@ -495,15 +495,21 @@ def test_lines_wait_while_their_file_is_gone_and_cannot_be_made(
         writer.reopen()
         for number in range(150):
             writer.write(str(number))
-        assert not writer.flush(0.2)
-        (told,) = trouble(capsys)
-        assert told.endswith("until it can be opened or this process ends, up to 100 lines wait in memory")
+        told: list[str] = []
+        deadline = time.monotonic() + 30
+        while not told and time.monotonic() < deadline:
+            assert not writer.flush(0.05)
+            told = trouble(capsys)
+        assert told[0].endswith("until it can be opened or this process ends, up to 100 lines wait in memory")
         folder.mkdir()
-        assert writer.flush(5)
+        assert writer.flush(30)
         lines = path.read_text().splitlines()
-        kept = len(lines) - 1
-        assert kept >= 100
-        assert lines == [*(str(number) for number in range(kept)), f"dropped {150 - kept}"]
+        kept = [int(line) for line in lines if line.isdecimal()]
+        lost = sum(int(line.removeprefix("dropped ")) for line in lines if not line.isdecimal())
+        # Which ones were lost depends on when the thread had them in hand.
+        assert kept[:100] == [*range(100)] and kept == sorted(set(kept))
+        assert len(kept) + lost == 150
+        assert trouble(capsys) == [], "told once"
     finally:
         writer.close()
 

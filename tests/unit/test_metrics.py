@@ -229,6 +229,8 @@ def test_label_sets_that_alerts_read_exist_at_zero() -> None:
         value(metrics, "agentobs_runs_queued", workflow="article"),
         value(metrics, "agentobs_oldest_progress_age_seconds", workflow="article"),
         value(metrics, "gen_ai_invoke_workflow_duration_seconds_count", gen_ai_workflow_name="article", error_type=""),
+        value(metrics, "agentobs_debate_rounds_count", workflow="article", converged="false"),
+        value(metrics, "agentobs_debate_rounds_bucket", workflow="article", converged="true", le="+Inf"),
         value(metrics, "agentobs_journal_errors_total"),
     ):
         assert found == 0

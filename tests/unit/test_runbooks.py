@@ -18,7 +18,7 @@ from agentobs.cli.main import app
 from agentobs.records import AGENT, ERROR_TYPES, FUNCTION, TOOL
 from agentobs.settings import Settings
 from agentobs.telemetry import names
-from dashboards import alerts, recording
+from dashboards import alerts, recording, thresholds
 from dashboards.alerts import ALERTS
 from dashboards.promql import TARGET_LABELS
 from tests.promtool import GENERATED, promtool
@@ -101,7 +101,7 @@ def test_the_threshold_that_is_told_is_a_constant_with_that_value(alert):
     told = re.findall(r"`([A-Z][A-Z_]+)`(?: \(([^)]*)\))?", sections(alert.name)["How to change its threshold"])
     assert told or alert.name == "AgentobsWatchdog"
     for name, words in told:
-        value = getattr(alerts, name, None) or getattr(recording, name)
+        value = next(getattr(module, name) for module in (thresholds, recording, alerts) if hasattr(module, name))
         number = re.match(r"[\d.]+", words)
         if number:
             factor = {"GiB": 2**30, "h": 3600}.get(words.split()[1] if " " in words else "", 1)

@@ -5,11 +5,11 @@ from agentobs import service
 from agentobs.journal.protocol import QueueState
 
 
-class FailsOnce:
-    """A journal whose first reading of the queue fails."""
+class Fails:
+    """A journal of which some readings of the queue fail, by their number."""
 
-    def __init__(self) -> None:
-        self.readings = 0
+    def __init__(self, *failing: int) -> None:
+        self.readings, self.failing = 0, failing
         self.state = QueueState(*([1] * len(QueueState._fields)))
 
     async def pending_span_stats(self):
@@ -17,19 +17,32 @@ class FailsOnce:
 
     async def queue(self):
         self.readings += 1
-        if self.readings == 1:
+        if self.readings in self.failing:
             raise OSError("locked")
         return [self.state]
 
 
-async def test_one_failing_reading_of_the_queue_does_not_end_all_later_ones(monkeypatch):
-    monkeypatch.setattr(service, "QUEUE_REFRESH_S", 0)
+async def shown_after(readings: int, journal: Fails):
     shown = service._Shown()
-    shown.journal = journal = FailsOnce()
+    shown.journal = journal
     task = asyncio.create_task(shown.refresh())
     with suppress(TimeoutError):
         async with asyncio.timeout(5):
-            while not shown.sources().queue():
+            while journal.readings <= readings:
                 await asyncio.sleep(0.001)
-    assert shown.sources().queue() == [journal.state]
     task.cancel()
+    assert journal.readings > readings, "it goes on"
+    return shown.sources().queue()
+
+
+async def test_one_failing_reading_of_the_queue_does_not_end_all_later_ones(monkeypatch):
+    monkeypatch.setattr(service, "QUEUE_REFRESH_S", 0)
+    journal = Fails(1)
+    assert await shown_after(2, journal) == [journal.state]
+
+
+async def test_while_the_queue_cannot_be_read_it_is_not_told_to_be_empty(monkeypatch):
+    """An alert on its age would start anew."""
+    monkeypatch.setattr(service, "QUEUE_REFRESH_S", 0)
+    journal = Fails(*range(2, 10_000))
+    assert await shown_after(5, journal) == [journal.state]

@@ -41,8 +41,8 @@ async def check_is_asked(service: Client, simulator: Api) -> None:
                 attempts = {one["span_id"] for step in run["steps"] for one in step["attempts"]}
                 ended = run["status"] in _ENDED
     for _ in range(_LOOKS if attempts else 0):  # an attempt is written down before it is sent
-        billed = {line["client_ref"] for line in (await simulator.get("/_bill"))["requests"]}
-        if attempts & billed:
+        bill = await simulator.get(f"/_bill?client_ref={next(iter(attempts))}")
+        if attempts & {line["client_ref"] for line in bill["requests"]}:
             return
         await asyncio.sleep(0.3)
     with suppress(AgentobsError):

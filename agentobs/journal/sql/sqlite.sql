@@ -127,6 +127,16 @@ ON CONFLICT (worker, metric, labels) DO UPDATE SET
 -- name: totals_of
 SELECT metric, labels, carry, value FROM totals WHERE worker = :worker;
 
+-- name: insert_audit<!
+INSERT INTO audits (at, took_ns, compared, drift, findings, remarks)
+VALUES (:at, :took_ns, :compared, :drift, :findings, :remarks);
+
+-- name: latest_drift
+-- Of each kind what the latest audit found that looked at it.
+SELECT kind, drift FROM (
+    SELECT j.key AS kind, j.value AS drift, max(a.id) FROM audits a, json_each(a.drift) j GROUP BY j.key
+);
+
 -- name: owe!
 INSERT INTO outbox (id, at, run_id, spans) VALUES (:id, :at, :run_id, :spans);
 

@@ -1,5 +1,5 @@
 -- Forks: from which run and step each began, and which of its steps were answered from there.
--- depends: 0002_versions_and_sampling
+-- depends: 0003_audits
 
 -- No columns of runs and steps: they would stand behind inputs and outputs (0002).
 CREATE TABLE forks (

@@ -1,0 +1,1 @@
+"""`agentobs audit`."""
