@@ -139,6 +139,8 @@ class Run:
     end_seq: int | None = None
     # context
     workflow_version: str | None = None  # of execution 1, for which the root span stands
+    forked_from: str | None = None  # the run whose finished steps this one reuses
+    forked_step: int | None = None  # … as far as they had ended before this step of it began
 
     @property
     def trace_id(self) -> str:
@@ -195,6 +197,12 @@ class Step:
     workflow_version: str | None = None
     reason: str = STARTED  # of its execution
     parent_key: str | None = None  # key of `parent`
+    saved_pico: int | None = None  # what it had cost where it was paid; null: it was run here
+
+    @property
+    def reused(self) -> bool:
+        """Answered in a fork from the source's journal: nothing was run or paid for it here."""
+        return self.saved_pico is not None
 
 
 @dataclass(frozen=True, kw_only=True)

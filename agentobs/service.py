@@ -104,6 +104,28 @@ class Service:
         """See `Engine.resume`."""
         return await self._engine.resume(run_id)
 
+    async def fork(
+        self,
+        run_id: str,
+        from_step: int,
+        *,
+        given: tuple[object] | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Submitted:
+        """See `Engine.fork`."""
+        return await self._engine.fork(
+            run_id, from_step, given=given, idempotency_key=idempotency_key, traceparent=traceparent
+        )
+
+    async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
+        """See `Engine.cancel_all`."""
+        return await self._engine.cancel_all(run_ids)
+
+    async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
+        """See `Engine.resume_all`."""
+        return await self._engine.resume_all(run_ids)
+
     async def record_audit(self, audit: Audit) -> int:
         """See `ServicePort.record_audit`."""
         number = await self._journal.record_audit(audit)

@@ -45,6 +45,29 @@ class ServicePort(Protocol):
         """Queue a failed or cancelled run again. Raises `NotFound`, `Conflict`."""
         ...
 
+    async def fork(
+        self,
+        run_id: str,
+        from_step: int,
+        *,
+        given: tuple[object] | None,
+        idempotency_key: str | None,
+        traceparent: str | None,
+    ) -> Submitted:
+        """Commit a run that reuses what of another had succeeded before that step; `given`: another input.
+
+        Raises as `submit`, and `NotFound`.
+        """
+        ...
+
+    async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
+        """Cancel each in bounded batches; the ids of those that were. Raises `JournalUnavailable`."""
+        ...
+
+    async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
+        """Resume each in bounded batches; the ids of those that were. Raises `JournalUnavailable`."""
+        ...
+
     async def record_audit(self, audit: Audit) -> int:
         """Make an audit's result a record, and its number; from then on it is what the drift metric shows."""
         ...

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from agentobs.api import views
@@ -18,6 +19,7 @@ from agentobs.api.problems import KINDS, Json
 from agentobs.api.schemas import (
     Detail,
     Filters,
+    ForkRequest,
     Health,
     Problem,
     Readiness,
@@ -29,6 +31,7 @@ from agentobs.api.schemas import (
     to_run_id,
     to_traceparent,
 )
+from agentobs.api.selection import BulkAnswer, CancelRequest, ResumeRequest
 from agentobs.errors import NotFound
 from agentobs.journal.protocol import RunDetail
 from agentobs.records import Run
@@ -52,6 +55,15 @@ Prefer = Annotated[
 Traceparent = Annotated[str | None, Header(description="Kept as a link; a malformed one is ignored.")]
 
 
+class _RunConvertor(StringConvertor):
+    """A run's place in a path: what POST /v1/runs/cancel and the like are called is none."""
+
+    regex = "(?!(?:cancel|resume)$)[^/]+"
+
+
+register_url_convertor("run", _RunConvertor())
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "description": KINDS[status][1]} for status in statuses}
 
@@ -59,6 +71,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def router(service: ServicePort) -> APIRouter:
     api = APIRouter(redirect_slashes=False)
     _add_runs(api, service)
+    _add_bulk(api, service)
     add_events(api, service)
     _add_operations(api, service)
     return api
@@ -119,7 +132,7 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
         more = len(details) > len(page)
         return Json(views.run_list(page, to_cursor(page[-1].run.id) if more else None))
 
-    @api.get("/v1/runs/{run_id}", response_model=Detail, responses=_problems(404), tags=["runs"])
+    @api.get("/v1/runs/{run_id:run}", response_model=Detail, responses=_problems(404), tags=["runs"])
     async def show(run_id: str) -> Response:
         """A run with its input, output, executions, steps and attempts."""
         return Json(views.run_detail(await found(to_run_id(run_id), content=True)))
@@ -150,6 +163,49 @@ def _add_runs(api: APIRouter, service: ServicePort) -> None:
     async def resume(run_id: str) -> Response:
         """Run a failed or cancelled run again, paying only for what failed or never ran; 409 in any other state."""
         return Json(await summarized(await service.resume(to_run_id(run_id))), 202)
+
+    @api.post(
+        "/v1/runs/{run_id}/fork",
+        status_code=202,
+        response_model=Summary,
+        responses={
+            200: {"model": Summary, "description": "This key and body had made the fork before"},
+            **_problems(400, 404, 409, 413, 415, 422, 429, 503),
+        },
+        tags=["runs"],
+    )
+    async def fork(
+        run_id: str, body: ForkRequest, idempotency_key: IdempotencyKey = None, traceparent: Traceparent = None
+    ) -> Response:
+        """A new run that reuses what of this one had succeeded before a step began; 409 when it has not begun."""
+        run, created = await service.fork(
+            to_run_id(run_id),
+            body.from_step,
+            given=(body.input,) if "input" in body.model_fields_set else None,
+            idempotency_key=idempotency_key,
+            traceparent=to_traceparent(traceparent),
+        )
+        summary = views.summary(RunDetail(run=run)) if created else await summarized(run)
+        return Json(summary, 202 if created else 200, {"Location": f"/v1/runs/{run.id}"})
+
+
+def _add_bulk(api: APIRouter, service: ServicePort) -> None:
+    async def acted_on(asked: CancelRequest | ResumeRequest, act: Callable[[list[str]], Awaitable[list[str]]]) -> Json:
+        found = await service.reader.ids(asked.query())
+        page = list(found[: asked.limit])
+        acted = [] if asked.dry_run else await act(page)
+        cursor = to_cursor(page[-1]) if len(found) > len(page) else None
+        return Json(views.bulk(len(page), acted, page if asked.dry_run else acted, cursor))
+
+    @api.post("/v1/runs/cancel", response_model=BulkAnswer, responses=_problems(400, 413, 415, 422, 503), tags=["runs"])
+    async def cancel_runs(body: CancelRequest) -> Response:
+        """Cancel the runs that fit, at most `limit` a call. Call again with `next_cursor` until it is null."""
+        return await acted_on(body, service.cancel_all)
+
+    @api.post("/v1/runs/resume", response_model=BulkAnswer, responses=_problems(400, 413, 415, 422, 503), tags=["runs"])
+    async def resume_runs(body: ResumeRequest) -> Response:
+        """Resume the runs that fit, at most `limit` a call. Call again with `next_cursor` until it is null."""
+        return await acted_on(body, service.resume_all)
 
 
 async def first_of(wanted: Coroutine[Any, Any, bool], other: Coroutine[Any, Any, Any], *, timeout_s: float) -> bool:

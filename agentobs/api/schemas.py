@@ -17,7 +17,18 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from agentobs.errors import NotFound, RequestError
 from agentobs.journal.protocol import DEFAULT_LIMIT, RunQuery
-from agentobs.records import AGENT, ERROR_TYPES, EXACT, FUNCTION, OK, PARTIAL, REASONS, RUN_STATUSES, TOOL, UNKNOWN
+from agentobs.records import (
+    AGENT,
+    ERROR_TYPES,
+    EXACT,
+    FUNCTION,
+    OK,
+    PARTIAL,
+    REASONS,
+    RUN_STATUSES,
+    TOOL,
+    UNKNOWN,
+)
 
 MAX_LIMIT: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,7 +39,7 @@ _CURSOR: Final = "^A[Q-Za-f][A-Za-z0-9_-]{21}$"  # the version and 16 bytes
 _TRACEPARENT: Final = re.compile(r"(([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2})(-.*)?")
 
 
-def _one_of(words: Collection[str]) -> Callable[[str], str]:
+def one_of(words: Collection[str]) -> Callable[[str], str]:
     def check(value: str) -> str:
         if value not in words:
             raise ValueError(f"should be one of {', '.join(words)}")
@@ -54,10 +65,10 @@ def _tag(value: str) -> str:
 
 
 Status: TypeAlias = Annotated[
-    str, AfterValidator(_one_of(RUN_STATUSES)), Field(json_schema_extra={"enum": [*RUN_STATUSES]})
+    str, AfterValidator(one_of(RUN_STATUSES)), Field(json_schema_extra={"enum": [*RUN_STATUSES]})
 ]
 ErrorType: TypeAlias = Annotated[
-    str, AfterValidator(_one_of(ERROR_TYPES)), Field(json_schema_extra={"enum": [*ERROR_TYPES]})
+    str, AfterValidator(one_of(ERROR_TYPES)), Field(json_schema_extra={"enum": [*ERROR_TYPES]})
 ]
 Instant: TypeAlias = Annotated[datetime, BeforeValidator(_instant)]
 TagKey: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^:\x00-\x1f]+$")]
@@ -77,37 +88,63 @@ class RunRequest(BaseModel):
     ] = {}
 
 
-class Filters(BaseModel):
-    """Which runs are listed."""
+def whole(given: object) -> object:
+    if isinstance(given, (str, bytes, bool)):
+        raise ValueError("should be a whole number")  # noqa: TRY004 -- pydantic's way; 5.0 is one in JSON, "5" is none
+    return given
+
+
+class ForkRequest(BaseModel):
+    """Where a fork begins anew, and what with."""
+
+    model_config = ConfigDict(extra="forbid", title="ForkRequest")
+
+    from_step: Annotated[int, Field(ge=1), BeforeValidator(whole)] = Field(
+        description="Number of a step of the run; what had succeeded when it began is reused."
+    )
+    input: Any = Field(None, description="In place of the run's own; leave it out to keep that.")
+
+
+class Selection(BaseModel):
+    """Filters of runs."""
 
     model_config = ConfigDict(extra="forbid")
 
     workflow: Annotated[str, StringConstraints(max_length=64)] | None = None
-    status: Status | None = None
     error_type: ErrorType | None = None
     tag: Annotated[str, AfterValidator(_tag), Field(json_schema_extra={"pattern": "^[^:]+:"})] | None = Field(
         None, description="key:value"
     )
     since: Instant | None = Field(None, description="Created at this time or later; UTC unless it says otherwise.")
     until: Instant | None = Field(None, description="Created before this time.")
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
     cursor: Annotated[str, Field(json_schema_extra={"pattern": _CURSOR})] | None = Field(
         None, description="next_cursor of the page before."
     )
 
-    def query(self) -> RunQuery:
+    def page(self, limit: int, status: str | None, statuses: tuple[str, ...] = ()) -> RunQuery:
         """One run more than asked for, which tells whether there is a next page. Raises `RequestError`."""
         key, colon, value = (self.tag or "").partition(":")
         return RunQuery(
             workflow=self.workflow,
-            status=self.status,
+            status=status,
+            statuses=statuses,
             error_type=self.error_type,
             tag=(key, value) if colon else None,
             since_ms=_unix_ms(self.since),
             until_ms=_unix_ms(self.until),
             before=from_cursor(self.cursor) if self.cursor is not None else None,
-            limit=self.limit + 1,
+            limit=limit + 1,
         )
+
+
+class Filters(Selection):
+    """Which runs are listed."""
+
+    status: Status | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT
+
+    def query(self) -> RunQuery:
+        return self.page(self.limit, self.status)
 
 
 def _unix_ms(at: datetime | None) -> int | None:
@@ -251,12 +288,19 @@ class ExecutionView(BaseModel):
     outcome: str | None
 
 
+class ForkedFrom(BaseModel):
+    run_id: str
+    step: int
+
+
 class Detail(Summary):
     input: Any
     output: Any
     error_detail: str | None = Field(
         description="The traceback, where the workflow itself raised. Content: shown here alone."
     )
+    forked_from: ForkedFrom | None
+    forked_to: list[str] = Field(description="Ids of the runs that were forked from it.")
     executions: list[ExecutionView]
     steps: list[StepDetail]  # type: ignore[assignment]  # a summary counts them
 

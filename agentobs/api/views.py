@@ -80,12 +80,18 @@ def run_detail(detail: RunDetail) -> Json:
         "input": _value(detail.run.input),
         "output": _value(detail.run.output),
         "error_detail": _value(detail.run.error_detail),
+        "forked_from": _forked_from(detail.run),
+        "forked_to": list(detail.forks),
         "executions": [execution(found) for found in sorted(detail.executions, key=lambda found: found.number)],
         "steps": [
             step(found, attempts[found.number]) | {"error_detail": _value(found.error_detail)}
             for found in _in_order(detail.steps)
         ],
     }
+
+
+def _forked_from(run: Run) -> Json | None:
+    return None if run.forked_from is None else {"run_id": run.forked_from, "step": run.forked_step}
 
 
 def execution(found: Execution) -> Json:
@@ -115,7 +121,7 @@ def step(found: Step, attempts: Sequence[Attempt]) -> Json:
         "error_type": found.error_type,
         "duration_ms": milliseconds(found.started_at, found.ended_at),
         "started_at": instant(found.started_at),
-        "reused": False,  # forks, whose steps can be reused ones, do not exist yet
+        "reused": found.reused,
         "tokens": tokens(ended),
         "cost_usd": cost(ended),
         "attempts": [attempt_view(attempt) for attempt in sorted(attempts, key=lambda one: (one.turn, one.number))],
@@ -234,6 +240,10 @@ def _in_order(steps: Iterable[Step]) -> list[Step]:
 
 def run_list(details: Sequence[RunDetail], next_cursor: str | None) -> Json:
     return {"runs": [summary(detail) for detail in details], "next_cursor": next_cursor}
+
+
+def bulk(matched: int, acted: Sequence[str], run_ids: Sequence[str], next_cursor: str | None) -> Json:
+    return {"matched": matched, "acted": len(acted), "run_ids": list(run_ids), "next_cursor": next_cursor}
 
 
 def workflow_list(registry: Mapping[str, Workflow]) -> Json:

@@ -37,6 +37,7 @@ class Account:
     attempts: list[Attempt] = field(default_factory=list)  # in order of step, turn, number
     notes: list[Note] = field(default_factory=list)
     owed: list[SpanKey] = field(default_factory=list)  # by the outbox
+    reused: dict[int, int] = field(default_factory=dict)  # steps that a fork's source answered: what they had cost
     withheld: bool = False  # sampling keeps its spans back
 
 
@@ -53,6 +54,7 @@ def accounts(db: sqlite3.Connection) -> Iterator[Account]:
         "steps": _records(db, Step),
         "attempts": _records(db, Attempt),
         "notes": _records(db, Note),
+        "reused": _rows(db, "SELECT run_id, json_array(step, saved_pico) FROM reused_steps ORDER BY run_id, step"),
         "owed": _rows(db, "SELECT run_id, spans FROM outbox ORDER BY run_id, id"),
         "withheld": _rows(db, "SELECT run_id, 1 FROM withheld ORDER BY run_id"),
     }
@@ -73,6 +75,8 @@ def _take(account: Account, name: str, found: Any) -> None:
         account.run = found
     elif name == "owed":
         account.owed += [tuple(span) for span in json.loads(found)]
+    elif name == "reused":
+        account.reused.update([json.loads(found)])
     elif name == "withheld":
         account.withheld = True
     else:
@@ -87,6 +91,9 @@ def _with_context(account: Account) -> Account:
     for one in (*account.executions, *account.steps, *account.attempts, *account.notes):
         vars(one)["workflow"] = workflow  # just made, and nobody's yet: no copy is needed
     steps = {step.number: step for step in account.steps}
+    for number, saved_pico in account.reused.items():
+        if number in steps:
+            vars(steps[number])["saved_pico"] = saved_pico
     for attempt in account.attempts:
         if (step := steps.get(attempt.step)) is not None:
             vars(attempt).update(agent=step.agent or "", execution=step.execution, key=step.key)

@@ -22,7 +22,7 @@ def due(account: Account) -> dict[SpanKey, int]:
         if execution.number > 1 and execution.ended_at is not None:
             found["execution", execution.number, 0, 0] = execution.ended_at
     for step in account.steps:
-        if step.ended_at is not None:
+        if step.ended_at is not None and not step.reused:
             found["step", step.number, 0, 0] = step.ended_at
     for one in account.attempts:
         if one.ended_at is not None:

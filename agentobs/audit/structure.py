@@ -69,7 +69,7 @@ def _turns(account: Account) -> Iterator[str]:
         if steps[number].ended_at is not None and last != [attempts[-1].number]:
             yield f"{where}: the last attempt is {attempts[-1].number}, marked as its turn's last is {last or 'none'}"
     for step in account.steps:
-        if step.kind == AGENT and step.status == SUCCEEDED:
+        if step.kind == AGENT and step.status == SUCCEEDED and not step.reused:
             told = paid.get(step.key, set())
             if not told:
                 yield f"step {step.number} succeeded without an attempt"

@@ -68,6 +68,14 @@ class Client:
     async def resume(self, run_id: str) -> dict[str, Any]:
         return await self._json("POST", f"/v1/runs/{run_id}/resume")
 
+    async def fork(self, run_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The new run's summary."""
+        return await self._json("POST", f"/v1/runs/{run_id}/fork", body=body)
+
+    async def bulk(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """One page of runs that fit, cancelled or resumed; see `BulkAnswer`."""
+        return await self._json("POST", f"/v1/runs/{verb}", body=body)
+
     async def record_audit(self, audit: Mapping[str, Any]) -> int:
         """The audit's number in the journal of that service."""
         return int((await self._json("POST", "/v1/audits", body=audit))["id"])

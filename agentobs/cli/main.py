@@ -14,9 +14,10 @@ import typer
 from agentobs.cli.auditing.options import audit
 from agentobs.cli.drill.options import drill
 from agentobs.cli.groups import group
-from agentobs.cli.options import AsJson, RunId, Server
+from agentobs.cli.options import AsJson, Server
 from agentobs.cli.options import settings as _settings
 from agentobs.cli.options import wait as _wait
+from agentobs.cli.runs import runs_app
 from agentobs.cli.terminal import document, note, show
 from agentobs.runtime.loop import run_loop
 
@@ -28,8 +29,7 @@ app = group(
     "Exit codes: 0 done, 1 the run failed, 2 wrong use, 3 no service answers, 4 a check found a difference.\n\n"
     "Begin with 'agentobs demo'."
 )
-runs_app = group("The runs of a service, or of the journal file where no service answers.")
-app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel and resume runs.")
+app.add_typer(runs_app, name="runs", short_help="List, show, follow, cancel, resume and fork runs.")
 
 
 def _version(asked: bool) -> None:
@@ -169,79 +169,6 @@ def run(
 
         ended = _wait(running.run_there(client(settings, server), workflow, value, labels))
     raise typer.Exit(running.finish(ended, as_json=as_json))
-
-
-@runs_app.command("list")
-def list_runs(
-    workflow: Annotated[str | None, typer.Option()] = None,
-    status: Annotated[str | None, typer.Option(help="queued running waiting succeeded failed cancelled")] = None,
-    error_type: Annotated[str | None, typer.Option("--error-type", help="Such as rate_limited.")] = None,
-    tag: Annotated[str | None, typer.Option(metavar="KEY:VALUE")] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Created then or later; ISO 8601, UTC.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Created before.")] = None,
-    limit: Annotated[int, typer.Option(help="How many at most, up to 200.")] = 50,
-    cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
-    server: Server = None,
-    as_json: AsJson = False,
-) -> None:
-    """List runs, newest first."""
-    given = {
-        "workflow": workflow,
-        "status": status,
-        "error_type": error_type,
-        "tag": tag,
-        "since": since,
-        "until": until,
-        "limit": limit,
-        "cursor": cursor,
-    }
-    from agentobs.cli import showing  # noqa: PLC0415
-
-    _wait(showing.list_runs(_settings(), server, given, as_json=as_json))
-
-
-@runs_app.command("show", short_help="Show a run as a waterfall, with its totals.")
-def show_run(
-    run_id: RunId,
-    logs: Annotated[bool, typer.Option("--logs", help="Its log lines again, from the journal file.")] = False,
-    server: Server = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a run as a waterfall of its steps and attempts, with its totals."""
-    from agentobs.cli import showing  # noqa: PLC0415
-
-    if logs:
-        _wait(showing.show_logs(_settings(), server, run_id, as_json=as_json))
-    else:
-        _wait(showing.show_run(_settings(), server, run_id, as_json=as_json))
-
-
-@runs_app.command("tail", short_help="Follow a run to its end.")
-def tail_run(
-    run_id: RunId,
-    server: Server = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for each event.")] = False,
-) -> None:
-    """Follow a run to its end: its waterfall as it grows, or lines where that is not a terminal."""
-    from agentobs.cli.tailing import tail  # noqa: PLC0415
-
-    raise typer.Exit(_wait(tail(_settings(), server, run_id, as_json=as_json)))
-
-
-@runs_app.command("cancel", short_help="Stop a run and its spending.")
-def cancel_run(run_id: RunId, server: Server = None, as_json: AsJson = False) -> None:
-    """Stop a run and its spending. Needs the service that owns the journal."""
-    from agentobs.cli import showing  # noqa: PLC0415
-
-    _wait(showing.cancel_run(_settings(), server, run_id, as_json=as_json))
-
-
-@runs_app.command("resume", short_help="Run a failed or cancelled run again.")
-def resume_run(run_id: RunId, server: Server = None, as_json: AsJson = False) -> None:
-    """Run a failed or cancelled run again: only what failed or never ran is paid. Needs the service."""
-    from agentobs.cli import showing  # noqa: PLC0415
-
-    _wait(showing.resume_run(_settings(), server, run_id, as_json=as_json))
 
 
 # ---- around ----

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from agentobs.api import views
 from agentobs.api.schemas import Filters, to_cursor
+from agentobs.api.selection import CancelRequest, ResumeRequest
 from agentobs.cli.http import Client, client
 from agentobs.cli.terminal import note
 from agentobs.errors import NotFound, Unreachable, UsageError
@@ -116,11 +117,11 @@ async def _silence(http: Client) -> Unreachable | None:
     return None
 
 
-def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Filters of a list of runs, as the HTTP API takes them. Raises `UsageError` naming the option at fault."""
+def checked(given: Mapping[str, Any], kind: type[Filters | CancelRequest | ResumeRequest] = Filters) -> dict[str, Any]:
+    """Filters of runs, as the HTTP API takes them. Raises `UsageError` naming the option at fault."""
     asked = {name: value for name, value in given.items() if value is not None}
     try:
-        Filters(**asked).query()
+        kind(**asked).query()
     except ValidationError as error:
         item = error.errors()[0]
         option = f"--{str(item['loc'][0]).replace('_', '-')}"

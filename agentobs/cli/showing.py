@@ -81,6 +81,19 @@ async def resume_run(settings: Settings, server: str | None, run_id: str, *, as_
         show([f"run {run_id} is {run['status']} again: what had succeeded is not paid a second time"])
 
 
+async def fork_run(
+    settings: Settings, server: str | None, run_id: str, body: Mapping[str, Any], *, as_json: bool
+) -> None:
+    run_id = to_run_id(run_id)
+    async with client(settings, server) as http:
+        run = await http.fork(run_id, body)
+    if as_json:
+        document(run)
+    else:
+        show([f"run {run['id']} is forked from {run_id} at step {body['from_step']}"])
+        note(f"follow it: agentobs runs tail {run['id']}")
+
+
 async def list_workflows(settings: Settings, server: str | None, *, as_json: bool) -> None:
     async with client(settings, server) as http:
         try:

@@ -69,6 +69,7 @@ class History:
     notes: tuple[Note, ...] = ()
     resumed_from: int = 0  # failures of executions before this one are run again
     elapsed_ns: int = 0  # time spent inside earlier executions
+    source: History | None = None  # of a fork: what it may reuse of the run that it was forked from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ class RunQuery:
 
     workflow: str | None = None
     status: str | None = None
+    statuses: tuple[str, ...] = ()  # any of these; empty: whatever the status
     error_type: str | None = None
     tag: tuple[str, str] | None = None
     since_ms: int | None = None
@@ -123,6 +125,7 @@ class RunDetail:
     steps: tuple[Step, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     notes: tuple[Note, ...] = field(default=())
+    forks: tuple[str, ...] = ()  # ids of the runs that were forked from it
 
 
 class Event(NamedTuple):
@@ -161,6 +164,10 @@ class Reader(Protocol):
 
     async def details(self, query: RunQuery) -> Sequence[RunDetail]:
         """One page, newest first, without content."""
+        ...
+
+    async def ids(self, query: RunQuery) -> Sequence[str]:
+        """The ids of one page, newest first."""
         ...
 
     async def events(self, run_id: str, after: int, *, limit: int = EVENTS) -> Events | None:

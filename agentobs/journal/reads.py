@@ -19,8 +19,11 @@ T = TypeVar("T")
 
 THREADS: Final = 2
 _RUNS: Final = (
-    "SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version FROM runs"
+    "SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version, "
+    "(SELECT source FROM forks WHERE run_id = id) AS forked_from, "
+    "(SELECT step FROM forks WHERE run_id = id) AS forked_step FROM runs"
 )
+_IDS: Final = "SELECT id FROM runs"
 
 
 class SqliteReader:
@@ -51,6 +54,10 @@ class SqliteReader:
     async def details(self, query: RunQuery) -> Sequence[RunDetail]:
         where, params = _filter(query)
         return await self.read(lambda db: self._details(db, where, params, content=False))
+
+    async def ids(self, query: RunQuery) -> Sequence[str]:
+        where, params = _filter(query)
+        return await self.read(lambda db: [row[0] for row in db.execute(f"{_IDS} {where}", params)])
 
     async def events(self, run_id: str, after: int, *, limit: int = EVENTS) -> Events | None:
         return await self.read(lambda db: self._events(db, run_id, after, limit))
@@ -121,6 +128,7 @@ class SqliteReader:
                     steps=tuple(self._records(db, Step, self._sql.steps_of.sql, key, instead=instead)),
                     attempts=tuple(self._records(db, Attempt, self._sql.attempts_of.sql, key, instead=instead)),
                     notes=tuple(self._records(db, Note, self._sql.notes_of.sql, key)) if content else (),
+                    forks=tuple(row[0] for row in db.execute(self._sql.forks_of.sql, key)) if content else (),
                 )
             )
         return details
@@ -207,8 +215,13 @@ def _filter(query: RunQuery) -> tuple[str, dict[str, object]]:
     Run ids are UUIDv7: their order is the order of creation, and a time is a bound on them.
     """
     pieces = {
-        "workflow": ("workflow = :workflow", query.workflow),
+        # Of several statuses, those of few runs are asked for: "+" keeps SQLite from walking all of the workflow's.
+        "workflow": ("+workflow = :workflow" if query.statuses else "workflow = :workflow", query.workflow),
         "status": ("status = :status", query.status),
+        "statuses": (
+            "status IN (SELECT value FROM json_each(:statuses))",
+            json.dumps(query.statuses) if query.statuses else None,
+        ),
         "error_type": ("error_type = :error_type", query.error_type),
         "before": ("id < :before", query.before),
         "since": ("id >= :since", None if query.since_ms is None else _bound(query.since_ms)),

@@ -55,7 +55,8 @@ def owed_spans(changes: Iterable[Change]) -> tuple[SpanRef, ...]:
         elif verb != CLOSED:
             continue
         elif isinstance(found, Step):
-            refs.append(SpanRef("step", found.run_id, found.number))
+            if not found.reused:
+                refs.append(SpanRef("step", found.run_id, found.number))
         elif isinstance(found, Execution):
             if found.number > 1:
                 refs.append(SpanRef("execution", found.run_id, found.number))

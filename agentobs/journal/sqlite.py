@@ -64,6 +64,7 @@ class SqliteJournal:
         self.run = self._reader.run
         self.detail = self._reader.detail
         self.details = self._reader.details
+        self.ids = self._reader.ids
         self.events = self._reader.events
         self.queue = self._reader.queue
         self.totals = self._reader.totals

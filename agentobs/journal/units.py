@@ -87,6 +87,8 @@ class Units:
                 written = db.execute(statement, vars(found)).rowcount
             except UnicodeEncodeError:
                 written = db.execute(statement, parameters(found)).rowcount
+            if verb == OPENED and isinstance(found, Step) and found.reused:
+                db.execute(self._sql.insert_reused_step.sql, vars(found))
             if written != 1 and verb != NOTED:
                 raise StaleOwner(f"a {type(found).__name__.lower()} of {_run_id(found)} had ended already")
 
@@ -104,6 +106,8 @@ class Units:
             raise QueueFull(f"{queued} runs are queued and AGENTOBS_MAX_QUEUED_RUNS is {max_queued}; try again later")
         changes = [Change(OPENED, run)]
         self.write(db, changes)
+        if run.forked_from is not None:
+            db.execute(self._sql.insert_fork.sql, vars(run))
         for key, value in json.loads(run.tags).items():
             db.execute(self._sql.insert_tag.sql, {"key": storable(key), "value": storable(value), "run_id": run.id})
         return Submitted(run, created=True), changes
@@ -172,6 +176,8 @@ class Units:
         changes.append(Change(OPENED, execution))
         self.write(db, changes[-1:])
         history = self._history(db, taken, executions, dead, changes) if executions else History()
+        if run.forked_from is not None:
+            history = dataclasses.replace(history, source=self._source(db, run))
         claim = Claim(
             run=taken,
             execution=execution,
@@ -283,6 +289,28 @@ class Units:
             notes=tuple(self._all(db, Note, self._sql.notes_of, run_id=run.id)),
             resumed_from=run.resumed_from,
             elapsed_ns=sum((e.ended_at or e.started_at) - e.started_at for e in ended),
+        )
+
+    def _source(self, db: sqlite3.Connection, fork: Run) -> History:
+        """What the fork may reuse: of its source, what had ended before that step of it began.
+
+        The same at every claim, though the source goes on: a run's numbers are committed in their order. What tools
+        did is part of a conversation that stands or falls with its agent's step.
+        """
+        key = {"run_id": fork.forked_from}
+        steps = self._all(db, Step, self._sql.steps_of, **key)
+        before = next((step.seq for step in steps if step.number == fork.forked_step), 0)
+        kept = {
+            step.number: step
+            for step in steps
+            if step.status == SUCCEEDED and step.parent is None and (step.end_seq or before) < before
+        }
+        return History(
+            steps=tuple(kept.values()),
+            attempts=tuple(one for one in self._all(db, Attempt, self._sql.attempts_of, **key) if one.step in kept),
+            notes=tuple(
+                note for note in self._all(db, Note, self._sql.notes_of, **key) if note.key and note.seq < before
+            ),
         )
 
     def _next_seq(self, db: sqlite3.Connection, run_id: str, unwritten: Sequence[Change]) -> int:

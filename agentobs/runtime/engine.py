@@ -11,12 +11,12 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentobs.encoding import canonical, encode
-from agentobs.errors import AgentobsError, InvalidInput, JournalUnavailable
+from agentobs.encoding import canonical, decode, encode
+from agentobs.errors import AgentobsError, Conflict, InvalidInput, JournalUnavailable, NotFound
 from agentobs.journal.protocol import Claim, Submitted
 from agentobs.records import NOTED, RECOVERED, Change, Run, new_run_id
 from agentobs.runtime.dispatch import Dispatcher
@@ -25,6 +25,7 @@ from agentobs.runtime.live import Live, Surroundings, shielded
 from agentobs.runtime.loop import name_tasks_after, named_task, run_of
 from agentobs.workflows import Workflow
 
+BATCH: Final = 100  # runs that a bulk call acts on in one commit; what running work commits waits for one at most
 SUBMIT_WAIT_S: Final = 5.0  # for a journal that has stopped committing
 _log = logging.getLogger(__name__)
 
@@ -83,6 +84,54 @@ class Engine:
         Raises `UnknownWorkflow`, `InvalidInput`, `Conflict` (the key's first body was another), `QueueFull`,
         `JournalUnavailable`.
         """
+        run = self._new_run(
+            workflow,
+            given,
+            tags=encode(dict(tags or {}), "tags"),
+            idempotency_key=idempotency_key,
+            request_hash=_hash([workflow, given, dict(tags or {})]),
+            traceparent=traceparent,
+        )
+        return await self._accept(run)
+
+    async def fork(
+        self,
+        run_id: str,
+        from_step: int,
+        *,
+        given: tuple[object] | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Submitted:
+        """Accept a run of the same workflow that reuses what of `run_id` had succeeded before `from_step` began.
+
+        `given`: another input. Raises as `submit`, and `NotFound` (no such run or step), `Conflict` (that step has not
+        begun yet).
+        """
+        source, detail = await self._journal.run(run_id), await self._journal.detail(run_id, content=False)
+        if source is None or detail is None:
+            raise NotFound(f"there is no run {run_id!r:.60}")
+        numbers = [step.number for step in detail.steps]
+        if from_step not in numbers:
+            begun = (
+                f"the steps that it has begun are {min(numbers)} to {max(numbers)}" if numbers else "it has begun none"
+            )
+            if detail.run.ended_at is None and from_step > max(numbers, default=0):
+                raise Conflict(f"run {run_id} has not got to step {from_step} yet: {begun}. Try again later")
+            raise NotFound(f"run {run_id} has no step {from_step}: {begun}")
+        run = self._new_run(
+            source.workflow,
+            decode(source.input) if given is None else given[0],
+            tags=source.tags,
+            idempotency_key=idempotency_key,
+            request_hash=_hash(["fork", run_id, from_step, *(given or ())]),
+            traceparent=traceparent,
+            forked_from=run_id,
+            forked_step=from_step,
+        )
+        return await self._accept(run)
+
+    def _new_run(self, workflow: str, given: object, **more: Any) -> Run:
         declared = self._workflows[workflow]
         text = encode(given, f"the input of workflow {workflow!r}")
         if len(text) > self._limits.max_input_bytes:
@@ -93,17 +142,16 @@ class Engine:
             )
         declared.parse(given)
         now = self._shared.clock.now().wall
-        run = Run(
+        return Run(
             id=new_run_id(now // 1_000_000, os.urandom(10)),
             workflow=workflow,
             version=self._version,
             input=text,
-            tags=encode(dict(tags or {}), "tags"),
-            idempotency_key=idempotency_key,
-            request_hash=_request_hash(workflow, given, tags),
-            traceparent=traceparent,
             created_at=now,
+            **more,
         )
+
+    async def _accept(self, run: Run) -> Submitted:
         if self._journal.trouble is not None:
             raise JournalUnavailable(f"nothing can be accepted now: {self._journal.trouble}. Try again later")
         work = asyncio.ensure_future(self._journal.submit(run, max_queued=self._limits.max_queued_runs))
@@ -135,6 +183,31 @@ class Engine:
         run = await self._journal.request_resume(run_id)
         self._dispatcher.invite(run_id)
         return run
+
+    async def cancel_all(self, run_ids: Sequence[str]) -> list[str]:
+        """`cancel` each; returns those that were. What has ended meanwhile is passed over. `JournalUnavailable`."""
+        return await self._each(run_ids, self.cancel)
+
+    async def resume_all(self, run_ids: Sequence[str]) -> list[str]:
+        """`resume` each; returns those that were. What goes on already is passed over. `JournalUnavailable`."""
+        return await self._each(run_ids, self.resume)
+
+    async def _each(self, run_ids: Sequence[str], act: Callable[[str], Coroutine[Any, Any, Run]]) -> list[str]:
+        """In batches, one after the other: the units of a batch share a commit, and others' come in between."""
+        acted: list[str] = []
+        for at in range(0, len(run_ids), BATCH):
+            batch = run_ids[at : at + BATCH]
+            if self._journal.trouble is not None:
+                raise JournalUnavailable(
+                    f"{len(acted)} of {len(run_ids)} runs are done, then: {self._journal.trouble}. Call again later"
+                )
+            answers = await asyncio.gather(*(act(run_id) for run_id in batch), return_exceptions=True)
+            for run_id, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Run):
+                    acted.append(run_id)
+                elif not isinstance(answer, (Conflict, NotFound)):
+                    raise answer
+        return acted
 
     @property
     def dispatching(self) -> bool:
@@ -234,8 +307,8 @@ class Engine:
             self._dispatcher.slot_free()
 
 
-def _request_hash(workflow: str, given: object, tags: Mapping[str, str] | None) -> str:
-    body = canonical([workflow, given, dict(tags or {})], "the request")
+def _hash(request: list[Any]) -> str:
+    body = canonical(request, "the request")
     return hashlib.blake2b(body.encode(), digest_size=16).hexdigest()
 
 

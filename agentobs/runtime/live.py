@@ -12,9 +12,24 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 from agentobs.errors import StaleOwner
 from agentobs.journal.protocol import Claim, Fence, Journal
 from agentobs.models.protocol import Model
-from agentobs.records import CANCELLED, CLOSED, INTERRUPTED, NS, Attempt, Change, Execution, Note, Run, Step, changed
+from agentobs.records import (
+    CANCELLED,
+    CLOSED,
+    INTERRUPTED,
+    NS,
+    OPENED,
+    RUNNING,
+    SUCCEEDED,
+    Attempt,
+    Change,
+    Execution,
+    Note,
+    Run,
+    Step,
+    changed,
+)
 from agentobs.runtime.clock import Clock, seconds_left
-from agentobs.runtime.memo import Memo
+from agentobs.runtime.memo import Finished, Memo
 from agentobs.workflows import Workflow
 
 T = TypeVar("T")
@@ -107,6 +122,28 @@ class Live:
                 workflow=self.run.workflow,
             ),
         )
+
+    def reused(self, found: Finished) -> tuple[Change, Change]:
+        """The row of a step that the source of this fork answers: no attempts, no cost, no time."""
+        now = self.shared.clock.now().wall
+        opened = changed(
+            found.step,
+            run_id=self.run.id,
+            number=self.step_number(),
+            execution=self.execution.number,
+            status=RUNNING,
+            output=None,
+            started_at=now,
+            ended_at=None,
+            seq=self.seq(),
+            end_seq=None,
+            version=self.execution.version,
+            workflow_version=self.execution.workflow_version,
+            reason=self.execution.reason,
+            saved_pico=found.cost_pico,
+        )
+        closed = changed(opened, status=SUCCEEDED, output=found.step.output, ended_at=now, end_seq=self.seq())
+        return Change(OPENED, opened), Change(CLOSED, closed)
 
     # ---- time ----
 

@@ -83,13 +83,17 @@ class Memo:
         self._unasked: defaultdict[str, set[str]] = defaultdict(set)
         self.reused: Counter[str] = Counter()
         self.saved_pico: Counter[str] = Counter()
+        self._of_source: dict[str, Finished] = {}
+        self._noted_by_source: dict[str, Note] = {}
+        if history.source is not None:
+            costs = _costs(history.source)
+            self._of_source = {one.key: Finished(one, _cost(one, costs)) for one in history.source.steps}
+            self._noted_by_source = {note.key: note for note in history.source.notes}
         if history.steps:
             self._read(history)
 
     def _read(self, history: History) -> None:
-        costs: Counter[int] = Counter()
-        for attempt in history.attempts:
-            costs[attempt.step] += attempt.cost_pico or 0
+        costs = _costs(history)
         for step in history.steps:
             if step.parent is not None:  # what a tool did is part of a conversation that goes on, even its failure
                 if step.status in {SUCCEEDED, FAILED}:
@@ -97,7 +101,7 @@ class Memo:
                 continue
             replayed = step.status == FAILED and step.execution >= max(history.resumed_from, 1)
             if step.status == SUCCEEDED or replayed:
-                self._finished[step.key] = Finished(step, costs[step.number])
+                self._finished[step.key] = Finished(step, _cost(step, costs))
                 self._unasked[step.branch].add(step.key)
         for attempt in history.attempts:
             if attempt.answer is not None:
@@ -125,6 +129,14 @@ class Memo:
             self.saved_pico[found.step.name] += found.cost_pico
         return found
 
+    def of_source(self, key: str) -> Finished | None:
+        """What a fork's source had for this step. Not asked for, it has not diverged: a fork may go other ways."""
+        found = self._of_source.get(key)
+        if found is not None:
+            self.reused[found.step.name] += 1
+            self.saved_pico[found.step.name] += found.cost_pico
+        return found
+
     def tool(self, key: str) -> Finished | None:
         """A tool call's recorded end: its turn is known, so it has no occurrence, and nobody else asks for it."""
         found = self._finished.get(key)
@@ -148,3 +160,18 @@ class Memo:
 
     def noted(self, key: str) -> Note | None:
         return self._noted.get(key)
+
+    def noted_by_source(self, key: str) -> Note | None:
+        return self._noted_by_source.get(key)
+
+
+def _costs(history: History) -> Counter[int]:
+    found: Counter[int] = Counter()
+    for attempt in history.attempts:
+        found[attempt.step] += attempt.cost_pico or 0
+    return found
+
+
+def _cost(step: Step, costs: Counter[int]) -> int:
+    """What it cost where it was paid: perhaps in another run."""
+    return costs[step.number] if step.saved_pico is None else step.saved_pico

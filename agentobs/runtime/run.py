@@ -7,7 +7,7 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Final, Literal, TypeVar, cast, overload
 
 from agentobs.agents import Agent
 from agentobs.encoding import decode
@@ -22,6 +22,8 @@ from agentobs.runtime.memo import Finished, agent_hash, function_hash
 from agentobs.runtime.output import output_of
 
 T = TypeVar("T")
+
+_VALUES: Final = frozenset({"now", "uuid", "random"})
 
 
 class RunContext:
@@ -141,11 +143,15 @@ class RunContext:
     ) -> asyncio.Task[Any]:
         live = self._live
         found = live.memo.finished(self._branch, key)
-        left = live.memo.unasked(self._branch) if found is None and live.workflow.strict else 0
+        taken = live.memo.of_source(key) if found is None else None
+        left = live.memo.unasked(self._branch) if found is None and taken is None and live.workflow.strict else 0
 
         async def work() -> Any:
             if found is not None:
                 return again(found)
+            if taken is not None:
+                await live.committed(*live.reused(taken))
+                return again(taken)
             if left:
                 raise StepFailed("diverged", 0, name)
             return await fresh()
@@ -160,7 +166,10 @@ class RunContext:
         note = self._live.memo.noted(key)
         if note is not None:
             return decode(note.value)
-        value = make()
+        taken = self._live.memo.noted_by_source(key)
+        if taken is not None and kind not in _VALUES:
+            return decode(taken.value)  # counted with the source, where it happened
+        value = make() if taken is None else decode(taken.value)
         self._live.commit(self._live.note(kind, value, key))
         return value
 

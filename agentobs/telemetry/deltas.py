@@ -55,7 +55,7 @@ def _deltas(change: Change) -> Sequence[Delta]:
             return _attempt(record)
         return _turn(record) if verb == SETTLED else _NONE
     if isinstance(record, Step):
-        if verb != CLOSED:
+        if verb != CLOSED or record.reused:
             return _NONE
         return ((names.STEPS.name, (record.workflow, record.kind, record.name, record.status), 1),)
     if isinstance(record, Execution):

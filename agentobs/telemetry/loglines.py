@@ -117,7 +117,7 @@ def log_lines(change: Change, spent: Spent = Spent()) -> Sequence[Line]:  # noqa
     match record:
         case Attempt() if verb == CLOSED and record.outcome != OK:
             return (_attempt(record),)
-        case Step() if verb == CLOSED:
+        case Step() if verb == CLOSED and not record.reused:
             return (_step(record, spent),)
         case Run() if verb == OPENED:
             return (Line(names.RUN_ACCEPTED, "info", record.created_at, _where(record)),)

@@ -146,7 +146,7 @@ class Metrics:
             if verb == SETTLED or (verb == CLOSED and record.final):
                 self._turn(record)
         elif isinstance(record, Step):
-            if verb == CLOSED:
+            if verb == CLOSED and not record.reused:
                 self._step(record)
         elif isinstance(record, Execution):
             self._execution(verb, record, now)

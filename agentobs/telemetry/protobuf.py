@@ -62,7 +62,6 @@ def encode(spans: Sequence[SpanData], resource: Mapping[str, str]) -> bytes:
 
 
 def _span(span: SpanData) -> bytes:
-    link = span.link
     bare = Span(
         trace_id=bytes.fromhex(span.trace_id),
         span_id=bytes.fromhex(span.span_id),
@@ -71,9 +70,10 @@ def _span(span: SpanData) -> bytes:
         kind=Span.SPAN_KIND_CLIENT if span.client else Span.SPAN_KIND_INTERNAL,
         start_time_unix_nano=span.start,
         end_time_unix_nano=span.end,
-        links=None
-        if link is None
-        else [Span.Link(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id), flags=_REMOTE)],
+        links=[
+            Span.Link(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id), flags=_REMOTE)
+            for link in span.links
+        ],
         status=_ERROR if span.error else _UNSET,
         flags=_LOCAL,
     )

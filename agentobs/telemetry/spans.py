@@ -21,7 +21,7 @@ _PORTS: Final = {"https": 443, "http": 80}
 
 
 class Link(NamedTuple):
-    """The span of a caller in another trace."""
+    """A span in another trace: a caller's, or of the run that this one was forked from."""
 
     trace_id: str
     span_id: str
@@ -41,7 +41,7 @@ class SpanData:
     attributes: Mapping[str, Value]
     client: bool = False
     error: bool = False
-    link: Link | None = None
+    links: tuple[Link, ...] = ()
 
 
 def common(record: Run | Execution | Step | Attempt, execution: int = 1) -> dict[str, Value | None]:
@@ -65,7 +65,7 @@ def made(
     attributes: Mapping[str, Value | None],
     *,
     client: bool = False,
-    link: Link | None = None,
+    links: tuple[Link, ...] = (),
 ) -> SpanData:
     start, end = times
     return SpanData(
@@ -78,7 +78,7 @@ def made(
         attributes={key: value for key, value in attributes.items() if value is not None},
         client=client,
         error=attributes.get(names.ERROR_TYPE) is not None,
-        link=link,
+        links=links,
     )
 
 

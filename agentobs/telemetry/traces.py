@@ -30,13 +30,15 @@ from agentobs.records import (
     execution_span_id,
     span_id,
     step_span_id,
+    trace_id,
     turn_span_id,
 )
 from agentobs.telemetry import names
 from agentobs.telemetry.published import SpanRef
-from agentobs.telemetry.spans import SpanData, Value, caller, common, made, server
+from agentobs.telemetry.spans import Link, SpanData, Value, caller, common, made, server
 from agentobs.telemetry.text import clean, cleaned, provider_name
 
+_SAMPLED: Final = 1
 _CUT: Final = frozenset({"stream_truncated", "stream_error"})
 
 
@@ -96,8 +98,15 @@ def run_span(run: Run) -> SpanData:
         (run.created_at, run.first_ended_at),
         common(run)
         | {names.OPERATION: names.INVOKE_WORKFLOW, names.WORKFLOW_NAME: run.workflow, names.ERROR_TYPE: error},
-        link=caller(run.traceparent),
+        links=_links(run),
     )
+
+
+def _links(run: Run) -> tuple[Link, ...]:
+    found = [caller(run.traceparent)]
+    if run.forked_from is not None:
+        found.append(Link(trace_id(run.forked_from), span_id("run", run.forked_from), _SAMPLED))
+    return tuple(link for link in found if link is not None)
 
 
 def execution_span(execution: Execution) -> SpanData:

@@ -100,7 +100,8 @@ class Journal:
 
 
 _STEPS = """
-SELECT s.*, r.workflow FROM steps s JOIN runs r ON r.id = s.run_id ORDER BY s.run_id, s.number
+SELECT s.*, r.workflow, u.saved_pico FROM steps s JOIN runs r ON r.id = s.run_id
+LEFT JOIN reused_steps u ON u.run_id = s.run_id AND u.step = s.number ORDER BY s.run_id, s.number
 """
 _ATTEMPTS = """
 SELECT a.*, s.execution, s.key, s.agent, s.status AS step_status, r.workflow
@@ -298,6 +299,8 @@ def spans_due(journal: Journal) -> dict[tuple[str, str], Due]:
             add(name, found["run_id"], own, root, found["started_at"], found["ended_at"])
     numbered = {(step["run_id"], step["number"]): step for step in journal.steps}
     for step in journal.steps:
+        if step["saved_pico"] is not None:
+            continue  # answered by a fork's source, where its span is
         name = f"{SPAN_NAMES[step['kind']]} {step['name']}"
         parent = execution_span(step["run_id"], step["execution"])
         if step["parent"] is not None:
@@ -372,6 +375,8 @@ def counters_due(journal: Journal) -> dict[str, dict[Labels, float]]:
     for found in journal.executions:
         add("agentobs_executions_total", 1, workflow=found["workflow"], reason=found["reason"])
     for step in journal.steps:
+        if step["saved_pico"] is not None:
+            continue
         labels = {"workflow": step["workflow"], "kind": step["kind"], "name": step["name"], "outcome": step["status"]}
         add("agentobs_steps_total", 1, **labels)
     for attempt in journal.attempts:

@@ -429,6 +429,52 @@ def test_a_run_is_cancelled_through_the_service(served: Folder, simulator: Simul
     assert "status  cancelled" in stdout
 
 
+def test_runs_are_cancelled_and_resumed_by_filter(served: Folder, simulator: SimulatorThread) -> None:
+    simulator.faults({"fault": "bad_request", "match": {"contains": "Bulk"}})
+    for number in range(3):
+        served(
+            "run",
+            "article",
+            "--set",
+            f"goal=Bulk {number}",
+            "--tag",
+            "by=filter",
+            "--server",
+            served.env["AGENTOBS_URL"],
+        )
+    simulator.faults()
+    filters = ("--error-type", "invalid_request", "--tag", "by:filter")
+    unasked = served("runs", "resume", *filters)
+    assert unasked.returncode == 2 and is_one_sentence(unasked.stderr) and "--yes" in unasked.stderr
+    looked = served("runs", "resume", *filters, "--dry-run", "--yes")
+    assert (looked.returncode, looked.stdout) == (0, "3 runs would be queued again\n")
+    code, shown = at_terminal(served, "runs", "resume", *filters, typed="n\n")
+    assert code == 1 and "3 runs fit: resume them? [y/N]" in shown and "nothing was done" in shown
+    code, shown = at_terminal(served, "runs", "resume", *filters, typed="y\n")
+    assert code == 0 and "3 runs queued again" in shown
+    assert served.json("runs", "resume", *filters, "--yes") == {"matched": 0, "acted": 0, "run_ids": []}
+    done = served("runs", "cancel", "--since", "2999-01-01", "--yes")
+    assert (done.returncode, done.stdout) == (0, "0 runs cancelled\n")
+
+
+def at_terminal(folder: Folder, *args: str, typed: str) -> tuple[int, str]:
+    """Exit code and all that is shown to who types that."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [AGENTOBS, *args], env=folder.env, cwd=folder.path, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    try:
+        while piece := os.read(ours, 65536):
+            shown += piece
+    except OSError:
+        pass  # the other end is closed
+    os.close(ours)
+    return process.wait(30), shown.decode()
+
+
 def test_workflows_are_listed_with_what_they_take(served: Folder, folder: Folder) -> None:
     found = {workflow["name"]: workflow for workflow in served.json("workflows")["workflows"]}
     assert "goal" in found["article"]["input_schema"]["properties"]
@@ -526,6 +572,12 @@ WRONG: list[tuple[str, int, str]] = [
     ("runs show 17", 2, "expected a UUID"),
     ("runs show --frob 17", 2, "no such option"),
     ("runs cancel 00000000000000000000000000000000", 3, "no service answers"),
+    ("runs cancel", 2, "no run is named; expected an ID, filters"),
+    ("runs resume 17 --status failed", 2, "an ID and filters are given"),
+    ("runs cancel --status failed --yes", 2, "--status is 'failed': it should be one of queued, running, waiting"),
+    ("runs resume --since noon --yes", 2, "--since is 'noon'"),
+    ("runs resume --all", 2, "there is no terminal to ask at"),
+    ("runs resume --all --yes", 3, "no service answers"),
     ("workflows --server http://127.0.0.1:1", 3, "no service answers"),
     ("simulate --port 65536", 2, "65535"),
 ]

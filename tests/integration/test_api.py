@@ -456,7 +456,8 @@ async def test_the_summary_alone_is_the_detail_without_its_content(api, service)
     detail = (await api.get(f"/v1/runs/{run_id}")).json()
     assert summary["steps"] == 1
     assert detail["steps"][0]["name"] == "f"
-    assert set(detail) - set(summary) == {"input", "output", "error_detail", "executions"}
+    more = {"input", "output", "error_detail", "executions", "forked_from", "forked_to"}
+    assert set(detail) - set(summary) == more
     assert {name: detail[name] for name in summary if name != "steps"} == {
         name: value for name, value in summary.items() if name != "steps"
     }

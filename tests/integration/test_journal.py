@@ -124,9 +124,9 @@ def version_1(path, tmp_path, monkeypatch):
 
 async def test_a_journal_of_the_first_version_is_migrated_and_its_runs_go_on(path, tmp_path, monkeypatch):
     version_1(path, tmp_path, monkeypatch)
-    with pytest.raises(SchemaMismatch, match="schema version 1, this agentobs needs 3; back it up, then run 'agentobs"):
+    with pytest.raises(SchemaMismatch, match="schema version 1, this agentobs needs 4; back it up, then run 'agentobs"):
         await open_journal(path, worker="w")
-    assert migrate.migrate_sqlite(path) == (1, 3)
+    assert migrate.migrate_sqlite(path) == (1, 4)
     journal = await open_journal(path, worker="w", export_requested=True)
     claim = await journal.claim("r", worker="w", version="1", max_recoveries=3, workflow_versions={"w": "2"})
     detail = await journal.detail("r")

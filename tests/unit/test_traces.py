@@ -78,7 +78,7 @@ def test_the_root_span_has_exactly_these_attributes() -> None:
     }
     assert (span.name, span.client, span.error, span.parent_id) == ("invoke_workflow article", False, False, None)
     assert (span.trace_id, span.span_id) == (TRACE_ID, span_id("run", RUN_ID))
-    assert (span.start, span.end, span.link) == (T0, seconds(12), None)
+    assert (span.start, span.end, span.links) == (T0, seconds(12), ())
 
 
 def test_a_failed_root_is_an_error_with_its_type_and_without_a_text() -> None:
@@ -113,7 +113,7 @@ def test_the_root_tells_the_first_end_whatever_a_resume_did_since() -> None:
     ],
 )  # fmt: skip
 def test_the_callers_traceparent_is_a_link_when_it_is_valid(header: str | None, link: Any) -> None:
-    assert run_span(run(traceparent=header)).link == (link and Link(*link))
+    assert run_span(run(traceparent=header)).links == ((Link(*link),) if link else ())
 
 
 # ---- executions ----
@@ -454,14 +454,13 @@ def readable(span: SpanData, resource: Resource) -> ReadableSpan:
     def context(trace: str, own: str, flags: int = 1, *, remote: bool = False) -> SpanContext:
         return SpanContext(int(trace, 16), int(own, 16), remote, TraceFlags(flags))
 
-    link = span.link
     return ReadableSpan(
         name=span.name,
         context=context(span.trace_id, span.span_id),
         parent=span.parent_id and context(span.trace_id, span.parent_id),  # type: ignore[arg-type]
         resource=resource,
         attributes=span.attributes,
-        links=[OtelLink(context(*link, remote=True))] if link else (),
+        links=[OtelLink(context(*link, remote=True)) for link in span.links],
         kind=SpanKind.CLIENT if span.client else SpanKind.INTERNAL,
         status=Status(StatusCode.ERROR if span.error else StatusCode.UNSET),
         start_time=span.start,

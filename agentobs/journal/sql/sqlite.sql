@@ -9,8 +9,16 @@ VALUES (:id, :workflow, :status, :version, :tags, :idempotency_key, :request_has
 -- name: insert_tag!
 INSERT INTO run_tags (key, value, run_id) VALUES (:key, :value, :run_id);
 
+-- name: insert_fork!
+INSERT INTO forks (run_id, source, step) VALUES (:id, :forked_from, :forked_step);
+
+-- name: forks_of
+SELECT run_id FROM forks WHERE source = :run_id ORDER BY run_id;
+
 -- name: run_by_id^
-SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version
+SELECT *, (SELECT workflow_version FROM executions WHERE run_id = id AND number = 1) AS workflow_version,
+    (SELECT source FROM forks WHERE run_id = id) AS forked_from,
+    (SELECT step FROM forks WHERE run_id = id) AS forked_step
 FROM runs WHERE id = :id;
 
 -- name: run_by_idempotency_key^
@@ -70,6 +78,9 @@ INSERT INTO steps (run_id, number, execution, key, branch, kind, name, agent, mo
     started_at, seq, input)
 VALUES (:run_id, :number, :execution, :key, :branch, :kind, :name, :agent, :model, :parent, :tool_call_id, :status,
     :started_at, :seq, :input);
+
+-- name: insert_reused_step!
+INSERT INTO reused_steps (run_id, step, saved_pico) VALUES (:run_id, :number, :saved_pico);
 
 -- name: close_step!
 UPDATE steps SET status = :status, output = :output, error_type = :error_type, error_detail = :error_detail,
@@ -160,6 +171,7 @@ WHERE id = :run_id AND first_ended_at IS NOT NULL
 UNION ALL SELECT 'execution', number, 0, 0 FROM executions
 WHERE run_id = :run_id AND number > 1 AND ended_at IS NOT NULL
 UNION ALL SELECT 'step', number, 0, 0 FROM steps WHERE run_id = :run_id AND ended_at IS NOT NULL
+    AND number NOT IN (SELECT step FROM reused_steps WHERE run_id = :run_id)
 UNION ALL SELECT 'attempt', step, turn, number FROM attempts WHERE run_id = :run_id AND ended_at IS NOT NULL
 UNION ALL SELECT 'turn', step, turn, number FROM attempts
 WHERE run_id = :run_id AND ended_at IS NOT NULL AND final = 1;
@@ -178,10 +190,11 @@ GROUP BY workflow;
 SELECT e.*, r.workflow FROM executions e JOIN runs r ON r.id = e.run_id WHERE e.run_id = :run_id ORDER BY e.number;
 
 -- name: steps_of
-SELECT s.*, r.workflow, e.version, e.workflow_version, e.reason, p.key AS parent_key
+SELECT s.*, r.workflow, e.version, e.workflow_version, e.reason, p.key AS parent_key, u.saved_pico
 FROM steps s JOIN runs r ON r.id = s.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 LEFT JOIN steps p ON p.run_id = s.run_id AND p.number = s.parent
+LEFT JOIN reused_steps u ON u.run_id = s.run_id AND u.step = s.number
 WHERE s.run_id = :run_id ORDER BY s.number;
 
 -- name: attempts_of
@@ -192,10 +205,11 @@ JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 WHERE a.run_id = :run_id ORDER BY a.step, a.turn, a.number;
 
 -- name: steps_between
-SELECT s.*, r.workflow, e.version, e.workflow_version, e.reason, p.key AS parent_key
+SELECT s.*, r.workflow, e.version, e.workflow_version, e.reason, p.key AS parent_key, u.saved_pico
 FROM steps s JOIN runs r ON r.id = s.run_id
 JOIN executions e ON e.run_id = s.run_id AND e.number = s.execution
 LEFT JOIN steps p ON p.run_id = s.run_id AND p.number = s.parent
+LEFT JOIN reused_steps u ON u.run_id = s.run_id AND u.step = s.number
 WHERE s.run_id = :run_id
     AND ((s.seq > :after AND s.seq <= :until) OR (s.end_seq > :after AND s.end_seq <= :until))
 ORDER BY s.number;

@@ -1,0 +1,2 @@
+DROP TABLE reused_steps;
+DROP TABLE forks;
