@@ -7,10 +7,9 @@ settings ─▶ journal ─▶ engine ─▶ HTTP
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -19,7 +18,7 @@ from agentobs.api.app import create_app
 from agentobs.api.live import Hub
 from agentobs.drift import Audit
 from agentobs.errors import InvalidSettings
-from agentobs.journal.protocol import Delta, QueueState, Reader, Submitted
+from agentobs.journal.protocol import Delta, Reader, Submitted
 from agentobs.journal.sampling import Sampling
 from agentobs.journal.sqlite import SqliteJournal, open_journal
 from agentobs.models.anthropic import AnthropicModel
@@ -33,11 +32,12 @@ from agentobs.runtime.loop import all_imported
 from agentobs.runtime.watchdog import Watchdog
 from agentobs.serving import Server, bind, raise_file_limit, signals, url_of
 from agentobs.settings import NO_MODEL_KEY, Settings, TraceExport
+from agentobs.shown import Shown
 from agentobs.telemetry import logs, names
 from agentobs.telemetry.context import install_user_tracing, step_context
 from agentobs.telemetry.deltas import deltas
 from agentobs.telemetry.labels import AgentLabels, WorkflowLabels
-from agentobs.telemetry.metrics import Metrics, Sources
+from agentobs.telemetry.metrics import Metrics
 from agentobs.telemetry.otlp import OtlpSender
 from agentobs.telemetry.outbox import TraceOutbox
 from agentobs.version import __version__
@@ -46,7 +46,6 @@ from agentobs.workflows import REGISTRY, Registry, Workflow
 T = TypeVar("T")
 
 BLAME_S: Final = 2.0
-QUEUE_REFRESH_S: Final = 1.0
 FLUSH_S: Final = 3.0  # for spans at the end; what is left then waits in the journal
 SPARE_FILES: Final = 512  # open files beside model connections: HTTP clients, journal, exporter
 
@@ -167,7 +166,7 @@ async def open_service(
     registry.load(settings.workflows)
     raise_file_limit(settings.max_calls_in_flight + SPARE_FILES)
     export = settings.trace_export
-    shown = _Shown()
+    shown = Shown()
     metrics = Metrics(version=__version__, sources=shown.sources())
     async with AsyncExitStack() as stack:
         journal = await open_journal(
@@ -185,7 +184,7 @@ async def open_service(
         journal.subscribe(logs.LogSubscriber().observe)
         shown.journal = journal
         shown.audited(await journal.drift())
-        stack.push_async_callback(shown.refreshing(asyncio.create_task(shown.refresh())))
+        stack.push_async_callback(_cancelled, asyncio.create_task(shown.refresh()))
         if export is not None:
             await _start_export(stack, journal, export, settings.resource, shown)
         models = models_for(
@@ -240,46 +239,8 @@ def _engine(
     return Engine(shared, registry, dispatcher, limits=limits, worker=settings.worker_name, version=__version__)
 
 
-class _Shown:
-    """What a scrape asks of the journal: kept fresh beside it, so that no scrape waits for the disk."""
-
-    def __init__(self) -> None:
-        self.journal: SqliteJournal | None = None
-        self.outbox: TraceOutbox | None = None
-        self._queue: Sequence[QueueState] = ()
-        self._spans: tuple[int, int | None] = (0, None)
-        self._drift: Mapping[str, int] = {}
-
-    def audited(self, drift: Mapping[str, int]) -> None:
-        """An audit found this; what it did not look for stays as an earlier one had it, and 0 before any."""
-        if drift:
-            self._drift = {kind: drift.get(kind, self._drift.get(kind, 0)) for kind in names.DRIFTS}
-
-    def sources(self) -> Sources:
-        return Sources(
-            queue=lambda: self._queue,
-            spans=lambda: self._spans if self.outbox is None else self.outbox.stats(),
-            drift=lambda: self._drift,
-            journal_errors=lambda: 0 if self.journal is None else self.journal.errors,
-            journal_bytes=lambda: 0 if self.journal is None else self.journal.size_bytes(),
-            disk_free_bytes=lambda: 0 if self.journal is None else shutil.disk_usage(self.journal.path.parent).free,
-        )
-
-    async def refresh(self) -> None:
-        assert self.journal is not None
-        self._spans = await self.journal.pending_span_stats()
-        while True:
-            # The next reading may work. Until then the latest stands: ages go on, and no alert on them starts anew.
-            with suppress(Exception):
-                self._queue = await self.journal.queue()
-            await asyncio.sleep(QUEUE_REFRESH_S)
-
-    def refreshing(self, task: asyncio.Task[None]) -> Callable[[], Coroutine[Any, Any, None]]:
-        return lambda: _cancelled(task)
-
-
 async def _start_export(
-    stack: AsyncExitStack, journal: SqliteJournal, export: TraceExport, resource_: Mapping[str, str], shown: _Shown
+    stack: AsyncExitStack, journal: SqliteJournal, export: TraceExport, resource_: Mapping[str, str], shown: Shown
 ) -> None:
     loop = asyncio.get_running_loop()
     sender = OtlpSender(export, resource_)

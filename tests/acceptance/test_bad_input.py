@@ -50,7 +50,7 @@ def still_well(here: World) -> None:
 )
 def test_a_workflow_that_goes_wrong_fails_by_itself(here: World, workflow: str, error_type: str, said: str):
     run = here.service.submit(workflow, "tea")
-    ended = here.service.wait_ended([run["id"]], 20)[run["id"]]
+    ended = here.service.wait_ended([run["id"]], 60)[run["id"]]
     assert (ended["status"], ended["error"]["type"]) == ("failed", error_type)
     assert said in ended["error"]["message"], ended["error"]
     assert "never show this" not in str(ended) and "exploded" not in str(ended)
@@ -68,7 +68,7 @@ def test_a_workflow_that_exits_fails_by_itself(tmp_path: Path):
             except httpx2.TransportError:
                 return "gone"
 
-        if until(over, "an end", 20) == "gone":
+        if until(over, "an end", 60) == "gone":
             code = here.service.wait_exit(10)
             pytest.fail(f"the service exited with {code}\n{here.service.tail(3)}")
         ended = here.service.summary(run)
@@ -184,14 +184,14 @@ def test_no_network_to_the_model(tmp_path: Path):
             try:
                 service.start()
                 run = service.submit("polite", "tea")["id"]
-                ended = service.wait_ended([run], 30)[run]
+                ended = service.wait_ended([run], 60)[run]
                 assert (ended["status"], ended["error"]["type"]) == ("failed", "connection_error")
                 assert (ended["attempts"], ended["usage_inexact"]) == (3, 3)
                 assert service.readyz() == (200, [])
                 reserved.close()
                 with SimulatorThread(port=port):
                     run = service.submit("polite", "tea")["id"]
-                    assert service.wait_ended([run], 30)[run]["status"] == "succeeded"
+                    assert service.wait_ended([run], 60)[run]["status"] == "succeeded"
             finally:
                 service.end()
 
@@ -199,7 +199,7 @@ def test_no_network_to_the_model(tmp_path: Path):
 def test_a_wrong_key(here: World):
     here.simulator.faults({"fault": "unauthorized"})
     run = here.service.submit("polite", "a wrong key")["id"]
-    ended = here.service.wait_ended([run], 20)[run]
+    ended = here.service.wait_ended([run], 60)[run]
     here.simulator.faults()
     assert (ended["status"], ended["error"]["type"], ended["attempts"]) == ("failed", "authentication", 1)
     attempt = here.service.detail(run)["steps"][0]["attempts"][0]
@@ -210,7 +210,7 @@ def test_a_wrong_key(here: World):
 def test_no_key_at_all(tmp_path: Path):
     with world(tmp_path, ANTHROPIC_API_KEY="", **FLOWS) as here:
         run = here.service.submit("polite", "no key")["id"]
-        ended = here.service.wait_ended([run], 20)[run]
+        ended = here.service.wait_ended([run], 60)[run]
         assert (ended["status"], ended["error"]["type"], ended["attempts"]) == ("failed", "authentication", 1)
         assert here.simulator.requests == 0, "nothing was sent"
         here.close_the_books().check()
@@ -228,7 +228,7 @@ def test_a_full_disk_pauses_and_nothing_is_lost(tmp_path: Path):
         accepted = [service.submit("polite", f"tea {number}")["id"] for number in range(40)]
         until(lambda: here.simulator.requests > 10, "runs to be under way")
         service.limit_file_size(1)
-        reasons = until(lambda: service.readyz()[0] == 503 and service.readyz()[1], "a reason why not", 20)
+        reasons = until(lambda: service.readyz()[0] == 503 and service.readyz()[1], "a reason why not", 60)
         assert any("journal" in reason for reason in reasons), reasons
         refused = service.post("polite", "too late", Idempotency_Key="while-full")
         assert refused.status_code == 503, refused.text
@@ -236,13 +236,13 @@ def test_a_full_disk_pauses_and_nothing_is_lost(tmp_path: Path):
         assert int(refused.headers["retry-after"]) > 0
         assert service.call("GET", "/healthz").status_code == 200
         assert service.metrics()["agentobs_journal_errors_total"][frozenset()] > 0
-        until(lambda: _quiet(here), "answers on their way to come in", 20)
+        until(lambda: _quiet(here), "answers on their way to come in", 60)
         before = here.simulator.requests
         time.sleep(1.5)
         assert here.simulator.requests == before, "no new attempt starts while nothing can be committed"
         assert service.summary(accepted[-1])["id"] == accepted[-1], "reading goes on"
         service.limit_file_size(None)
-        until(lambda: service.readyz() == (200, []), "ready again", 20)
+        until(lambda: service.readyz() == (200, []), "ready again", 60)
         again = service.submit("polite", "too late", Idempotency_Key="while-full")["id"]
         ended = service.wait_ended([*accepted, again])
         assert {one["status"] for one in ended.values()} == {"succeeded"}
@@ -263,7 +263,7 @@ def test_killed_while_the_disk_is_full(tmp_path: Path):
         accepted = [service.submit("polite", f"tea {number}")["id"] for number in range(40)]
         until(lambda: here.simulator.requests > 10, "runs to be under way")
         service.limit_file_size(1)
-        until(lambda: service.readyz()[0] == 503, "the pause", 20)
+        until(lambda: service.readyz()[0] == 503, "the pause", 60)
         time.sleep(0.5)
         service.kill()
         service.start()

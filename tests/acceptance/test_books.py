@@ -45,6 +45,7 @@ RULES: list[dict[str, Any]] = [
     {"fault": "hang", "match": {"contains": STREAM}, "after_deltas": 2, "probability": 0.07},
     {"fault": "slow", "match": _QUICK, "delay_s": 30, "probability": 0.025},
     {"fault": "slow", "delay_s": 0.2},
+    {"fault": "low_limits", "left": 0.1},
 ]
 
 # What each fault can have made of its attempt; any attempt can also be cancelled by a failure beside it.
@@ -64,6 +65,7 @@ _OUTCOMES: dict[str | None, set[str]] = {
     "misfit": {"ok"},
     "hang": {"timeout"},
     "slow": {"ok", "timeout"},
+    "low_limits": {"ok"},
 }
 
 

@@ -67,7 +67,7 @@ def told(here: World, request: dict[str, object]) -> bytes:
 
 def ran(here: World, workflow: str, **given: object) -> dict[str, object]:
     run = here.service.submit(workflow, {"words": USER, **given})
-    return here.service.wait_ended([run["id"]], 30)[run["id"]]
+    return here.service.wait_ended([run["id"]], 60)[run["id"]]
 
 
 def in_journal(here: World, word: str) -> bool:

@@ -54,7 +54,7 @@ def begun(here: World, workflow: str, given: Any, requests: int) -> tuple[str, i
     """A new run of which so many requests are on the bill, and how long the bill was before."""
     before = here.simulator.requests
     run = here.service.submit(workflow, given)
-    until(lambda: here.simulator.requests >= before + requests, f"{requests} requests", 20)
+    until(lambda: here.simulator.requests >= before + requests, f"{requests} requests", 60)
     return run["id"], before
 
 
@@ -199,8 +199,8 @@ def test_a_stuck_client_does_not_hold_up_a_drain(tmp_path: Path):
                 here.service.submit("waits", f"run {number}")
             asked = time.monotonic()
             here.service.terminate()
-            assert here.service.wait_exit(30) == 0
-            assert time.monotonic() - asked < 12
+            assert here.service.wait_exit(60) == 0
+            assert time.monotonic() - asked < 45  # for as long as the client stays it would not end at all
         started = len(here.service.events("run.started"))
         assert started < 20, "runs were claimed while it waited for the client"
         assert sum(1 for run in here.service.journal().run.values() if run["status"] == "queued") == 20 - started

@@ -30,7 +30,11 @@ PLATFORMS = {
     "ANTHROPIC_FOUNDRY_API_KEY": "key",
     "ANTHROPIC_FOUNDRY_BASE_URL": "{simulator}/anthropic",
 }
+_BEDROCK = {"model": MODELS["bedrock"]}
 FAULTS: list[dict[str, Any]] = [
+    # These two certainly, the others by chance.
+    {"fault": "rate_limited", "match": _BEDROCK, "times": 1},
+    {"fault": "cut_stream", "match": _BEDROCK, "times": 4},
     {"fault": "rate_limited", "probability": 0.05},
     {"fault": "overloaded", "probability": 0.05},
     {"fault": "cut_stream", "probability": 0.05},

@@ -1,7 +1,7 @@
 import asyncio
 from contextlib import suppress
 
-from agentobs import service
+from agentobs import shown as shown_module
 from agentobs.journal.protocol import QueueState
 
 
@@ -23,7 +23,7 @@ class Fails:
 
 
 async def shown_after(readings: int, journal: Fails):
-    shown = service._Shown()
+    shown = shown_module.Shown()
     shown.journal = journal
     task = asyncio.create_task(shown.refresh())
     with suppress(TimeoutError):
@@ -36,13 +36,13 @@ async def shown_after(readings: int, journal: Fails):
 
 
 async def test_one_failing_reading_of_the_queue_does_not_end_all_later_ones(monkeypatch):
-    monkeypatch.setattr(service, "QUEUE_REFRESH_S", 0)
+    monkeypatch.setattr(shown_module, "QUEUE_REFRESH_S", 0)
     journal = Fails(1)
     assert await shown_after(2, journal) == [journal.state]
 
 
 async def test_while_the_queue_cannot_be_read_it_is_not_told_to_be_empty(monkeypatch):
     """An alert on its age would start anew."""
-    monkeypatch.setattr(service, "QUEUE_REFRESH_S", 0)
+    monkeypatch.setattr(shown_module, "QUEUE_REFRESH_S", 0)
     journal = Fails(*range(2, 10_000))
     assert await shown_after(5, journal) == [journal.state]
